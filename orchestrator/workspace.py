@@ -41,7 +41,7 @@ from orchestrator.liveness.liveness import Liveness
 from orchestrator.logs.reading import LineFilter, LogReader, by_file
 from orchestrator.logs.run_logs import RunLogs
 from orchestrator.planning.plan import Plan, check_needs, run_prechecks, stage_rows, tainted_stages
-from orchestrator.planning.plan_file import plan_digest, plan_from_json, plan_to_json, stages_with_secrets
+from orchestrator.planning.plan_file import digest_of, plan_from_json, plan_to_json, stages_with_secrets
 from orchestrator.plugins.table import plugins_to_json
 from orchestrator.recipe.loading import Kinds
 from orchestrator.retention.taint_removal import retract_tainted
@@ -178,11 +178,13 @@ class Workspace:
 
     def create_run(self, plan: Plan, run_id: str, fields: Mapping[str, JSON] | None = None) -> None:
         """Record a plan and a run of it, which has not begun. Creating the same run again does nothing."""
-        self.records.put_plan(plan_digest(plan), plan_to_json(plan))
+        data = plan_to_json(plan)
+        digest = digest_of(data)
+        self.records.put_plan(digest, data)
         self.runs.create_run(
             run_id,
             recipe_name=plan.recipe,
-            plan_digest=plan_digest(plan),
+            plan_digest=digest,
             stages=stage_rows(plan),
             fields={"file": plan.file, **_plugin_fields(plan), **(fields or {})},
         )

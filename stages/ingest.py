@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from data_pipelines.ingest.config import IngestConfig
@@ -140,7 +141,7 @@ def run(config: IngestStageConfig, context: StageContext) -> Mapping[str, float]
     from data_pipelines.ingest.files.orphans import write_orphans
 
     inputs = _input_paths(config, context)
-    counter = _InputCounter(config.read, inputs)
+    counter = _InputCounter(config.read, inputs, _recorded_digests(config, context))
     shards = counter.shards()
     _check_sources(context, counter.sources)
     records = context.map_shards(
@@ -163,9 +164,19 @@ def _tables(records: Sequence[ShardRecord]) -> list[Path]:
     ]
 
 
-def ingest_shards(config: IngestConfig, inputs: InputPaths) -> list[Shard]:
-    """The input split into shards, each identified by its own source and images only."""
-    return _InputCounter(config, inputs).shards()
+def ingest_shards(
+    config: IngestConfig, inputs: InputPaths, digests: Mapping[Path, str] = MappingProxyType({})
+) -> list[Shard]:
+    """The input split into shards, each identified by its own source and images only. `digests`: known SHA-256."""
+    return _InputCounter(config, inputs, digests).shards()
+
+
+def _recorded_digests(config: IngestStageConfig, context: StageContext) -> dict[Path, str]:
+    """The digests that the manifest of the input has, so that gigabytes of tars are not read for them again."""
+    if config.paths:
+        return {}
+    raw = context.input("raw")
+    return {raw.path / file.path: file.sha256 for file in raw.manifest.files}
 
 
 def _check_sources(context: StageContext, found: Mapping[str, str]) -> None:
@@ -196,12 +207,12 @@ def _input_paths(config: IngestStageConfig, context: StageContext) -> InputPaths
 class _InputCounter:
     """Digests of what a shard's output depends on: the bytes of its source, and of all files that reading it opens."""
 
-    def __init__(self, config: IngestConfig, inputs: InputPaths) -> None:
+    def __init__(self, config: IngestConfig, inputs: InputPaths, digests: Mapping[Path, str]) -> None:
         from data_pipelines.ingest.files.counted_files import ImageSources
 
         self._config, self._inputs = config, inputs
         self.sources: dict[str, str] = {}  # SHA-256 by the names that `sources` gives
-        self._known: dict[Path, str] = {}
+        self._known = dict(digests)
         self._images = ImageSources(inputs.images, **_limits(config))
         self.archives = {str(path): self._digest(path) for path in inputs.images if path.is_file()}
         self._metadata = self._digest(inputs.metadata) if inputs.metadata else ""

@@ -88,13 +88,12 @@ class ArtifactStore:
 
     def stored(self, key: ArtifactKey) -> StoredArtifact | None:
         """Like `find`, but also returns the commit record."""
-        found = roll_forward(self.store, artifact_site(key))
-        problems = self._problems(key, found, rehash=False)
+        stored, problems = self._checked(key, roll_forward(self.store, artifact_site(key)), rehash=False)
         if problems:
             check_folders(self.store)
         for problem in problems:
             log.warning("treated as absent, will be made again: %s", problem)
-        return None if problems or not found.commit else self._read(key, found.commit)
+        return None if problems else stored
 
     def open(self, key: ArtifactKey, *, only: Callable[[str], bool] = lambda _path: True) -> Artifact:
         """A committed artifact with a local folder to read it from; from a remote store, only files accepted by `only`.
@@ -281,22 +280,27 @@ class ArtifactStore:
         return StoredArtifact(manifest=manifest, manifest_sha256=sha256, commit=commit)
 
     def _problems(self, key: ArtifactKey, found: Head, *, rehash: bool) -> list[Problem]:
+        return self._checked(key, found, rehash=rehash)[1]
+
+    def _checked(self, key: ArtifactKey, found: Head, *, rehash: bool) -> tuple[StoredArtifact | None, list[Problem]]:
+        """The artifact, if its records can be read, and what is wrong with it."""
+
         def problem(path: str, state: str, expected: str) -> Problem:
             return Problem(
                 stage_kind=key.stage_kind, fingerprint=key.fingerprint, path=path, found=state, expected=expected
             )
 
         if found.problem:
-            return [problem("", found.problem, "a readable commit record")]
+            return None, [problem("", found.problem, "a readable commit record")]
         if not found.commit:
-            return []
+            return None, []
         try:
-            manifest = self._read(key, found.commit).manifest
+            stored = self._read(key, found.commit)
         except CorruptArtifactError as error:
-            return [problem("", str(error), "the committed manifest")]
+            return None, [problem("", str(error), "the committed manifest")]
         data_key = artifact_site(key).data_key(found.commit.attempt)
-        different = differences(self.store, data_key, manifest.files, rehash=rehash)
-        return [problem(item.path, item.found, item.expected) for item in different]
+        different = differences(self.store, data_key, stored.manifest.files, rehash=rehash)
+        return stored, [problem(item.path, item.found, item.expected) for item in different]
 
     def _open_head(self, key: ArtifactKey) -> Head:
         """The generation to commit to. Retracts a damaged artifact; a sound one stays and wins."""

@@ -7,7 +7,7 @@ import logging
 import threading
 import time
 from contextlib import AbstractContextManager, nullcontext
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 from orchestrator import failpoints
@@ -154,7 +154,7 @@ class Executor:
         surviving_attempts = self._takeover.settle(run_id, epoch, guard, jobs=self._cluster.jobs)
         tools = RunTools(
             run_id=run_id,
-            plan_digest=plan_digest(plan),
+            plan_digest=cache(partial(plan_digest, plan)),
             epoch=epoch,
             artifacts=self._artifacts,
             ledger=self._ledger,

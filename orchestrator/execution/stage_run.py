@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from orchestrator.artifact import JSON, Artifact
 from orchestrator.artifacts.artifact_store import ArtifactStore
@@ -40,7 +41,7 @@ from orchestrator.failures.retries import PastFailure, Retry, decide
 from orchestrator.history.attempts import Attempt
 from orchestrator.history.events import AttemptState, EventKind
 from orchestrator.history.lease_owners import describe
-from orchestrator.history.leases import LeaseKeeper, Leases
+from orchestrator.history.leases import Lease, LeaseKeeper, Leases
 from orchestrator.history.run_store import RunStore, StateConflictError
 from orchestrator.liveness.liveness import DriverState, Liveness
 from orchestrator.logs.run_logs import RunLogs
@@ -61,7 +62,7 @@ class RunTools:
     """What all stage runs of one run share."""
 
     run_id: str
-    plan_digest: str
+    plan_digest: Callable[[], str]  # made when it is asked for first
     epoch: int
     artifacts: ArtifactStore
     ledger: ShardLedger
@@ -106,6 +107,7 @@ class StageRun:
         self._planned, self._inputs, self._tools = planned, inputs, tools
         self._kind = planned.spec.kind
         self._attempt_id = ""  # of the newest attempt
+        self._lease: Lease | None = None  # the reservation, until it is released
         self._rng = random.Random(f"{tools.run_id}-{planned.id}-{tools.epoch}")
 
     def run(self) -> Artifact:
@@ -150,10 +152,20 @@ class StageRun:
             if tools.stop.wait(WAIT_S):
                 raise CancelledError(f"{self._planned.id}: stopped while another run was making the same artifact")
         tools.keeper.keep(lease, until_taken=tools.cluster.jobs is not None, asked_at=asked_at)
+        self._lease = lease
         try:
             yield
         finally:
-            tools.keeper.release(lease)
+            if self._lease is not None:
+                tools.keeper.release(lease)
+
+    @contextmanager
+    def _releasing(self) -> Iterator[Lease | None]:
+        """The reservation, to be released by the body: with what it records, in one transaction."""
+        if self._lease is not None:
+            self._tools.keeper.stop(self._lease)
+        yield self._lease
+        self._lease = None
 
     def _holder_of(self, resource: str) -> str:
         holder = self._tools.leases.holder(resource)
@@ -247,11 +259,10 @@ class StageRun:
             attempt, state = replace(survivor.id, epoch=tools.epoch), survivor.state
         self._attempt_id = attempt.name
 
-        def transition(new: AttemptState, fields: Mapping[str, JSON], artifact: Artifact | None = None) -> None:
+        def transition(new: AttemptState, fields: Mapping[str, JSON], **ends: Any) -> None:
+            """`ends`: `artifact` and `release` of a commit."""
             nonlocal state
-            tools.history.transition_attempt(
-                attempt.name, state, new, epoch=tools.epoch, fields=fields, artifact=artifact
-            )
+            tools.history.transition_attempt(attempt.name, state, new, epoch=tools.epoch, fields=fields, **ends)
             state = new
 
         def on_started() -> None:
@@ -280,7 +291,9 @@ class StageRun:
                 tools.logs.finish(attempt.name, tools.scratch / attempt.name)
                 work.close()
         gates = gates_to_json(gate_results(self._planned.spec, artifact.manifest.metrics))
-        transition(AttemptState.COMMITTED, {"gates": gates} if gates else {}, artifact)
+        with self._releasing() as lease:
+            fields: Mapping[str, JSON] = {"gates": gates} if gates else {}
+            transition(AttemptState.COMMITTED, fields, artifact=artifact, release=lease)
         self._register(artifact, attempt.name)
         return artifact
 
@@ -299,7 +312,7 @@ class StageRun:
                 request=request,
                 jobs=tools.cluster.jobs.sized(job_size(self._planned.spec.resources)),
                 artifacts=tools.artifacts,
-                plan_digest=tools.plan_digest,
+                plan_digest=tools.plan_digest(),
                 tracker=tracker,
                 history=tools.history,
                 stop=tools.stop,

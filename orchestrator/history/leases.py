@@ -162,6 +162,11 @@ def require_lease(connection: Connection, lease: Lease) -> None:
         raise LeaseLostError(f"lease {lease.resource}: expired or was taken over; start again with `illume run`")
 
 
+def release_lease(connection: Connection, lease: Lease) -> None:
+    """`Leases.release` as part of a transaction: with the change after which the lease is not needed any more."""
+    connection.execute(_RELEASE, _named(lease))
+
+
 def _lease(row: Any, duration_s: float) -> Lease:
     return Lease(
         resource=row.resource, owner=row.owner, epoch=row.epoch, expires_at=row.expires_at, duration_s=duration_s
@@ -280,9 +285,13 @@ class LeaseKeeper:
 
     def release(self, lease: Lease) -> None:
         """Stop renewing and free the resource."""
+        self.stop(lease)
+        self._leases.release(lease)
+
+    def stop(self, lease: Lease) -> None:
+        """Stop renewing a lease that the caller releases."""
         with self._lock:
             self._kept.pop(lease.resource, None)
-        self._leases.release(lease)
 
     def close(self) -> None:
         with self._lock:

@@ -24,6 +24,8 @@ _OF_STAGE = (stages.c.run_id == bindparam("of_run")) & (stages.c.stage_id == bin
 _OF_ATTEMPT = attempts.c.attempt_id == bindparam("of_attempt")
 _ROWS = {"runs": (runs, _OF_RUN), "stages": (stages, _OF_STAGE), "attempts": (attempts, _OF_ATTEMPT)}
 _LOCK_RUN = select(runs).where(_OF_RUN).with_for_update()
+_RUN_OF_ATTEMPT = select(attempts.c.run_id).where(attempts.c.attempt_id == bindparam("of_attempt"))
+_LOCK_RUN_OF = select(runs).where(runs.c.run_id == _RUN_OF_ATTEMPT.scalar_subquery()).with_for_update()
 _EPOCH = bindparam("of_epoch", type_=runs.c.epoch.type)
 _RAISED_EPOCH = case((runs.c.epoch < _EPOCH, _EPOCH), else_=runs.c.epoch)
 _NUMBER = (  # the run's row as the new event leaves it, but for what its kind changes
@@ -48,6 +50,14 @@ _NO_WAIT: Mapping[str, Any] = {"waiting_for": "", "waiting_since": None}
 _ENDED = (AttemptState.COMMITTED, AttemptState.FAILED, AttemptState.LOST, AttemptState.CANCELLED)
 
 
+def lock_run_of(connection: Connection, attempt_id: str, epoch: int) -> Any:
+    """`lock_run` of the run of an attempt. Raises: LeaseLostError; DatabaseError: there is no such attempt."""
+    row = connection.execute(_LOCK_RUN_OF, {"of_attempt": attempt_id}).one_or_none()
+    if row is None:
+        raise DatabaseError(f"attempt {attempt_id}: not in the database; `illume index rebuild` finds lost ones")
+    return _checked(row, row.run_id, epoch)
+
+
 def lock_run(connection: Connection, run_id: str, epoch: int | None = None) -> Any:
     """The row of a run, locked until the transaction ends, so that decisions based on it stay valid.
 
@@ -55,7 +65,10 @@ def lock_run(connection: Connection, run_id: str, epoch: int | None = None) -> A
         LeaseLostError: the run has another epoch than `epoch`.
         DatabaseError: there is no such run.
     """
-    row = connection.execute(_LOCK_RUN, {"of_run": run_id}).one_or_none()
+    return _checked(connection.execute(_LOCK_RUN, {"of_run": run_id}).one_or_none(), run_id, epoch)
+
+
+def _checked(row: Any, run_id: str, epoch: int | None) -> Any:
     if row is None:
         raise DatabaseError(
             f"run {run_id}: not in the database; `illume status` lists the runs, `illume index rebuild` finds lost ones"

@@ -21,10 +21,17 @@ from orchestrator.history.attempts import Attempt, AttemptIntent, StageRow, atte
 from orchestrator.history.database.database import Database
 from orchestrator.history.database.schema import attempts, database_now, events, runs
 from orchestrator.history.events import RESERVED_KINDS, AttemptState, Event, EventKind, RunState
-from orchestrator.history.leases import Lease, require_lease
+from orchestrator.history.leases import Lease, release_lease, require_lease
 from orchestrator.history.node_offences import NODE_OFFENCE, avoided_nodes
 from orchestrator.history.open_attempts import open_attempts
-from orchestrator.history.projection import append_event, append_once, event_from_row, lock_run, new_run_row
+from orchestrator.history.projection import (
+    append_event,
+    append_once,
+    event_from_row,
+    lock_run,
+    lock_run_of,
+    new_run_row,
+)
 from orchestrator.history.telemetry import Telemetry
 
 RUN_ENDS = frozenset({RunState.SUCCEEDED, RunState.FAILED, RunState.CANCELLED, RunState.INTERRUPTED})
@@ -41,9 +48,7 @@ ATTEMPT_TRANSITIONS: Mapping[AttemptState, frozenset[AttemptState]] = {
 }
 
 # Made once, as each stage needs them: to make one takes longer than to carry it out.
-_OF_ATTEMPT = attempts.c.attempt_id == bindparam("of_attempt")
-_ATTEMPT = select(attempts).where(_OF_ATTEMPT)
-_RUN_OF_ATTEMPT = select(attempts.c.run_id).where(_OF_ATTEMPT)
+_ATTEMPT = select(attempts).where(attempts.c.attempt_id == bindparam("of_attempt"))
 _LAST_NUMBER = select(func.max(attempts.c.number)).where(
     attempts.c.run_id == bindparam("of_run"), attempts.c.stage_id == bindparam("of_stage")
 )
@@ -203,6 +208,7 @@ class RunStore:
         epoch: int,
         fields: Mapping[str, JSON] | None = None,  # "failure_class", "message" are shown by status
         artifact: Artifact | None = None,  # with COMMITTED: what was committed; also indexed
+        release: Lease | None = None,  # in the same transaction
     ) -> None:
         """Change the state of an attempt. Flushes the telemetry first, so that metrics precede the end of the attempt.
 
@@ -215,7 +221,7 @@ class RunStore:
         self.telemetry.flush()
 
         def work(connection: Connection) -> None:
-            run = lock_run(connection, _run_of_attempt(connection, attempt_id), epoch)
+            run = lock_run_of(connection, attempt_id, epoch)
             row = connection.execute(_ATTEMPT, {"of_attempt": attempt_id}).one()
             if row.state not in (expected, new):
                 raise StateConflictError(f"attempt {attempt_id}: found state {row.state}, expected {expected}")
@@ -224,6 +230,8 @@ class RunStore:
                 if artifact is not None:
                     event_fields["artifact"] = artifact_fields(artifact.manifest, artifact.manifest_sha256)
                 _append_attempt_transition(connection, row, new, event_fields, epoch)
+            if release is not None:
+                release_lease(connection, release)
 
         self.database.write(work)
         if new in (AttemptState.RUNNING, AttemptState.COMMITTED):
@@ -281,9 +289,7 @@ class RunStore:
     def request_cancel(self, run_id: str) -> None:
         """Ask the driver of a run to stop. Needs no lease.
 
-        Raises:
-            DatabaseError: there is no such run.
-            StateConflictError: the run has ended.
+        Raises: DatabaseError: there is no such run; StateConflictError: it has ended.
         """
 
         def work(connection: Connection) -> None:
@@ -390,10 +396,3 @@ def _append_attempt_transition(
         stage_id=row.stage_id,
         attempt_id=row.attempt_id,
     )
-
-
-def _run_of_attempt(connection: Connection, attempt_id: str) -> str:
-    found: str | None = connection.execute(_RUN_OF_ATTEMPT, {"of_attempt": attempt_id}).scalar_one_or_none()
-    if found is None:
-        raise DatabaseError(f"attempt {attempt_id}: not in the database; `illume index rebuild` finds lost ones")
-    return found

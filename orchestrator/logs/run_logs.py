@@ -12,6 +12,7 @@ and uploaded meanwhile (see `pieces.py`).
 import contextlib
 import contextvars
 import logging
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -104,7 +105,7 @@ class RunLogs:
             file = LogFile(stem.parent / f"{output.stem}.log")
             OutputTail(output, file.append).copy(is_last=True)
             file.close()
-        for path in sorted(stem.parent.glob(f"{stem.name}.*.log")):
+        for path in self._own_files(stem):
             if path.name.endswith(JOB_SUFFIX):  # the job itself completes it
                 continue
             try:
@@ -114,6 +115,15 @@ class RunLogs:
                     PieceUploader.continuing(self.store, self.key, path, now_s=time.time()).finish()
             except (OSError, StoreError) as error:
                 log.warning("log %s: stays on this machine: %s", path, error)
+
+    def _own_files(self, stem: Path) -> list[Path]:
+        """The log files of an attempt but for its first, among those of thousands of attempts."""
+        try:
+            names = os.listdir(stem.parent)
+        except FileNotFoundError:
+            return []
+        own = [name for name in names if name.startswith(f"{stem.name}.") and name.endswith(".log")]
+        return [stem.parent / name for name in sorted(own) if name != f"{stem.name}.log"]
 
     def files(self, wants: Callable[[str], bool] = lambda _name: True) -> list[Path]:
         """The log files of the run whose names are wanted; of a remote store what is missing here is downloaded."""

@@ -67,7 +67,7 @@ class _StageRecord:
 
 
 def plan_digest(plan: Plan) -> str:
-    return _digest(plan_to_json(plan))
+    return digest_of(plan_to_json(plan))
 
 
 def plan_to_json(plan: Plan) -> dict[str, JSON]:
@@ -108,7 +108,7 @@ def plan_from_json(
             plan would make something else now.
     """
     record = _record(_PlanRecord, data, "plan")
-    if digest is not None and _digest(data) != digest:
+    if digest is not None and digest_of(data) != digest:
         raise RecipeError(f"plans/{digest}.json: does not match its digest; make a new plan with `illume run`")
     kinds = kinds_of_plan(kinds, record.plugins, any_version=allow_changed_kinds)
     records = [_record(_StageRecord, stage, f"plan: stage {stage.get('id')!r}") for stage in record.stages]
@@ -141,7 +141,8 @@ def reason_from_json(data: Mapping[str, JSON]) -> Reason:
     return reason
 
 
-def _digest(data: Mapping[str, JSON]) -> str:
+def digest_of(data: Mapping[str, JSON]) -> str:
+    """`plan_digest` of a plan as plain data."""
     return hashlib.sha256(canonical_json(data).encode()).hexdigest()
 
 

@@ -31,7 +31,9 @@ from orchestrator.redaction.formats import (
 )
 
 _DIGEST = re.compile("[0-9a-f]*")  # holds no token of a known form: each has other characters
+MIN_DIGEST_CHARACTERS = 32  # shorter hexadecimal digits are few enough to be cached
 MAX_CACHED_CHARACTERS = 256
+_PLAIN = frozenset({bool, int, float, type(None)})
 MIN_KNOWN_CHARACTERS = 8  # a shorter secret of the environment would mask words
 
 
@@ -71,7 +73,7 @@ def remember_secret(value: str) -> None:
 
 def mask_text(text: str) -> str:
     """`text` with every secret replaced by `***`. Masking twice changes nothing."""
-    if len(text) > MAX_CACHED_CHARACTERS or _DIGEST.fullmatch(text):
+    if len(text) > MAX_CACHED_CHARACTERS or (len(text) >= MIN_DIGEST_CHARACTERS and _DIGEST.fullmatch(text)):
         return mask_formats(_known.mask(text))
     return _mask_short_text(text, _known.version)
 
@@ -148,10 +150,12 @@ def _mask_private_keys(text: str) -> str:
 def _mask(value: JSON, mask: Callable[[str], str]) -> JSON:
     if isinstance(value, str):
         return mask(value)
-    if isinstance(value, list | tuple):
-        return [_mask(item, mask) for item in value]
     if isinstance(value, dict):
-        return {mask(name): _mask_named(name, item, mask) for name, item in value.items()}
+        return {
+            mask(name): item if type(item) in _PLAIN else _mask_named(name, item, mask) for name, item in value.items()
+        }
+    if isinstance(value, list | tuple):
+        return [item if type(item) in _PLAIN else _mask(item, mask) for item in value]
     return value
 
 

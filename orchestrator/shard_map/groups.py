@@ -5,29 +5,52 @@ process which is lost takes little work with it. After a failure that concerns t
 is not on record runs by itself: a death has one suspect again.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from orchestrator.artifacts.shard_records import StoredShard
-from orchestrator.shard_map.pending import WorkItem
-from orchestrator.shard_map.shard_host import ShardRequest
+from orchestrator.shard_map.pending import PendingShard, WorkItem
+from orchestrator.shard_map.shard_host import ShardRequest, TimedShard
 from orchestrator.shard_map.work_queue import WorkQueue
 from orchestrator.shard_map.worker_pool import CallResult
 from orchestrator.shards import RemoteFolder
 
-GROUP_S = 1.0  # that a group should take; a shard of more than half of it runs by itself
+GROUP_S = 1.0  # of work in a group; a shard of more than half of it runs by itself
+MIN_GROUP_S = 0.1  # of work, if each process has so much: at the end of a call it waits for the disk
 MAX_GROUP = 512  # shards
 MEMORY = 0.3  # weight of the newest call in the mean time of a shard
+
+
+MadeShard = tuple[PendingShard, StoredShard, float]  # with its share of the seconds of its call
 
 
 @dataclass
 class Grouping:
     """Knows how long the shards of a map take."""
 
-    seconds: float | None = None  # mean of a shard, with its record; None: nothing is known
+    seconds: float | None = None  # mean work on a shard; None: nothing is known
 
     def note(self, new: float) -> None:
-        """Note how long a shard took."""
+        """Note how long the work on a shard took, without its record: on a slow disk, groups would get ever smaller."""
         self.seconds = new if self.seconds is None else MEMORY * new + (1 - MEMORY) * self.seconds
+
+    def take_made(self, results: Sequence[CallResult[WorkItem]]) -> tuple[list[MadeShard], list[CallResult[WorkItem]]]:
+        """The shards of groups in which all went well, which are noted, and the other results."""
+        made, others = list[MadeShard](), list[CallResult[WorkItem]]()
+        for result in results:
+            parts = results_of(result)
+            found = [
+                (part.key.pending, part.outcome, part.seconds)
+                for part in parts
+                if part.key is not None and isinstance(part.outcome, StoredShard)
+            ]
+            if result.key is None or result.key.mode != "group" or len(found) < len(parts):
+                others.append(result)
+                continue
+            made += found
+            for part in parts:
+                self.note(part.work_s)
+        return made, others
 
     def join(self, first: WorkItem, queue: WorkQueue, *, num_processes: int) -> WorkItem:
         """The next call: `first`, with those of the queue after it that may run in the same call."""
@@ -41,11 +64,13 @@ class Grouping:
         return WorkItem(mode="group", pending=first.pending, positions=first.positions, group=tuple(group))
 
     def _size(self, num_ready: int, num_processes: int) -> int:
-        """Not more than leaves two calls for each process, so that all end at about the same time."""
+        """Not more than leaves two calls for each process, so that all end at about the same time; but no tiny ones."""
         if self.seconds is None:
             return 1
+        seconds = max(self.seconds, 1e-6)
         fair = -(-num_ready // (2 * num_processes))
-        return max(1, min(MAX_GROUP, fair, int(GROUP_S / max(self.seconds, 1e-6))))
+        worth_a_call = min(int(MIN_GROUP_S / seconds), -(-num_ready // num_processes))
+        return max(1, min(MAX_GROUP, max(fair, worth_a_call), int(GROUP_S / seconds)))
 
 
 def _may_join(work_item: WorkItem) -> bool:
@@ -83,9 +108,10 @@ def results_of(result: CallResult[WorkItem]) -> list[CallResult[WorkItem]]:
         replace(
             result,
             key=member,
-            outcome=answer if isinstance(answer, StoredShard) else None,
-            error=None if isinstance(answer, StoredShard) else answer,
+            outcome=answer.stored if isinstance(answer, TimedShard) else None,
+            error=None if isinstance(answer, TimedShard) else answer,
             seconds=seconds,
+            work_s=answer.work_s if isinstance(answer, TimedShard) else 0.0,
         )
         for member, answer in zip(result.key.group, result.outcome, strict=True)
     ]

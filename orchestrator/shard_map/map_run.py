@@ -31,7 +31,7 @@ from orchestrator.failures.classes import FailureReport, classified
 from orchestrator.failures.failure_class import FailureClass
 from orchestrator.failures.retries import backoff_s
 from orchestrator.shard_map.bisection import TrialFailure, find_failing_items, trial_failure
-from orchestrator.shard_map.groups import Grouping, call_of, results_of
+from orchestrator.shard_map.groups import Grouping, MadeShard, call_of, results_of
 from orchestrator.shard_map.inquiries import TRANSIENT, Inquiries, fault_of_environment, quarantined_items
 from orchestrator.shard_map.map_events import report_death, report_quarantined
 from orchestrator.shard_map.map_log import MapLog
@@ -109,24 +109,29 @@ class MapRun:
         self._report_progress()
         for pending in self._pending_shards:
             self._queue.push(WorkItem(mode="shard", pending=pending, positions=pending.remaining))
-        with self._pool:
-            while len(self._records) < len(self._pending_shards):
-                if self._tools.stop_requested():
+        made = list[MadeShard]()
+        with self._pool as pool:
+            while True:
+                is_stopping = self._tools.stop_requested()
+                if not is_stopping:
+                    self._dispatch()  # before `made` is taken up, for which the processes would wait
+                for shard in made:
+                    self._on_recorded(*shard)
+                if len(self._records) == len(self._pending_shards):
+                    return self._records
+                if is_stopping:
                     self._drain()
-                self._dispatch()
-                for result in self._pool.wait(POLL_S):
+                made, others = self._grouping.take_made(pool.wait(POLL_S))
+                for result in others:
                     self._on_result(result)
-                pool = self._pool
                 self._start_wait.poll(num_starting=pool.num_starting, num_started=pool.num_idle + pool.num_running)
-        return self._records
 
     def _drain(self) -> None:
         """Raises: CancelledError: always, once the running shards are recorded (results of trials are ignored)."""
         while self._pool.num_running:
-            for result in self._pool.wait(POLL_S):
-                for part in results_of(result):
-                    if part.key is not None and part.key.mode == "shard" and part.error is None:
-                        self._on_result(part)
+            for part in [part for result in self._pool.wait(POLL_S) for part in results_of(result)]:
+                if part.key is not None and part.key.mode == "shard" and part.error is None:
+                    self._on_result(part)
         raise CancelledError(
             f"{self._settings.attempt.stage_id}: stopped with {len(self._records)} of {len(self._pending_shards)} "
             "missing shards made"
@@ -154,8 +159,6 @@ class MapRun:
     def _submit(self, work_item: WorkItem, process: int) -> None:
         self._pool.submit(work_item, *call_of(work_item), process)
 
-    # Results of calls.
-
     def _on_result(self, result: CallResult[WorkItem]) -> None:
         work_item = result.key
         if result.died or (result.error and work_item is None):
@@ -169,7 +172,7 @@ class MapRun:
         elif result.error is not None:
             self._on_failure(work_item, result)
         elif isinstance(result.outcome, StoredShard):
-            self._grouping.note(result.seconds)
+            self._grouping.note(result.work_s)
             self._on_recorded(work_item.pending, result.outcome, result.seconds)
         else:
             self._witnesses.add(work_item.pending, work_item.positions)
@@ -350,8 +353,6 @@ class MapRun:
         else:
             assert pending.last_failure is not None
             raise self._error(pending.last_failure, f"shard {pending.shard.name}: no item of the map has worked yet")
-
-    # Verdicts: is it the item, or the process in which it failed?
 
     def _on_checked(self, inquiry: Inquiry, *, works: bool) -> None:
         assert inquiry.report is not None, "a check is made after a failure"

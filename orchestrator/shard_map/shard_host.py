@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TextIO
 
@@ -60,6 +60,14 @@ class ShardRequest:
     reads: tuple[RemoteFolder, ...] = ()  # to be fetched on this machine before the work begins
 
 
+@dataclass(frozen=True, slots=True)
+class TimedShard:
+    """A recorded shard, and how long the work on it took: without its record, for which the store is waited for."""
+
+    stored: StoredShard
+    work_s: float = field(compare=False)
+
+
 @dataclass(frozen=True, kw_only=True)
 class HostInfo:
     pid: int
@@ -88,7 +96,7 @@ class ShardHost:
             return report_of(error)
         return HostInfo(pid=os.getpid(), host=socket.gethostname())
 
-    def run(self, request: ShardRequest) -> StoredShard | FailureReport:
+    def run(self, request: ShardRequest) -> TimedShard | FailureReport:
         """Run a shard and record it. The record is durable when this returns it."""
         settings = self._settings
         try:
@@ -97,37 +105,41 @@ class ShardHost:
         except Exception as error:  # noqa: BLE001 - as above
             return report_of(error)
         try:
+            began = time.monotonic()
             outcome = self._outcome(request, output.data)
+            work_s = time.monotonic() - began
             outcome = replace(outcome, quarantined=(*outcome.quarantined, *request.quarantined))
             if settings.guard is not None:
                 settings.guard.check()
-            return settings.ledger.record(
+            stored = settings.ledger.record(
                 output, outcome, provenance=settings.attempt.provenance, epoch=settings.attempt.epoch
             )
+            return TimedShard(stored, work_s)
         except Exception as error:  # noqa: BLE001 - as above
             return self._failed(request, output, error)
 
-    def run_group(self, requests: tuple[ShardRequest, ...]) -> tuple[StoredShard | FailureReport, ...]:
+    def run_group(self, requests: tuple[ShardRequest, ...]) -> tuple[TimedShard | FailureReport, ...]:
         """Run small shards one after the other and record them in batches, each at little more than the cost of one.
 
         The records are durable when this returns them; a failure concerns its own shard only.
         """
-        found: dict[int, StoredShard | FailureReport] = {}
-        outputs: dict[int, AttemptFolder] = {}
+        found: dict[int, TimedShard | FailureReport] = {}
+        outputs, work_s = dict[int, AttemptFolder](), dict[int, float]()
         recorder = BatchRecorder(self._record, self._executor, before_wait=self._watchdog.pause)
         with self._watchdog.watch_many():
             for index, request in enumerate(requests):
+                began = time.monotonic()
                 made = self._make(request)
                 if isinstance(made, FailureReport):
                     found[index] = made
                 else:
-                    outputs[index] = made[0]
+                    outputs[index], work_s[index] = made[0], time.monotonic() - began
                     recorder.add(index, made)
         for index, result in recorder.results().items():
             if isinstance(result, Exception):
                 found[index] = self._failed(requests[index], outputs[index], result)
             else:
-                found[index] = result
+                found[index] = TimedShard(result, work_s[index])
         return tuple(found[index] for index in range(len(requests)))
 
     def _make(self, request: ShardRequest) -> tuple[AttemptFolder, ShardOutcome] | FailureReport:

@@ -13,7 +13,7 @@ from orchestrator.cluster.capacity import WorkerResources
 from orchestrator.cluster.ray_cluster import Call, Cluster, WorkerProcess
 from orchestrator.failures.classes import FailureReport, is_death_of_node, report_of
 from orchestrator.failures.failure_class import FailureClass
-from orchestrator.shard_map.shard_host import HostInfo, HostSettings, ShardHost
+from orchestrator.shard_map.shard_host import HostInfo, HostSettings, ShardHost, TimedShard
 from orchestrator.shards import ShardOutcome, ShardWorker
 
 log = logging.getLogger(__name__)
@@ -31,8 +31,9 @@ class CallResult(Generic[K]):
     """The result of one call, or its failure."""
 
     key: K | None  # the key it was submitted with; None: the start of a process
-    outcome: StoredShard | ShardOutcome | HostInfo | tuple[StoredShard | FailureReport, ...] | None
+    outcome: StoredShard | ShardOutcome | HostInfo | tuple[TimedShard | FailureReport, ...] | None
     seconds: float = 0.0  # from its submission to its end
+    work_s: float = 0.0  # of `seconds`, without its record, if it made a shard
     error: FailureReport | None = None
     died: bool = False  # the process is gone; `error` holds what is known
     node_died: bool = False  # it is gone because its node is, or was taken away: says nothing about the call
@@ -237,10 +238,12 @@ class WorkerPool(Generic[K]):
         else:
             self._idle.append(worker)
         error_report = answer if isinstance(answer, FailureReport) else None
+        outcome, work_s = (answer.stored, answer.work_s) if isinstance(answer, TimedShard) else (answer, 0.0)
         return CallResult(
             key=running.key,
-            outcome=None if error_report else answer,
+            outcome=None if error_report else outcome,
             seconds=time.monotonic() - running.started_at,
+            work_s=work_s,
             error=error_report,
             process=worker.number,
             pid=worker.pid,

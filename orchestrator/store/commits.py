@@ -22,7 +22,7 @@ from orchestrator.documents.typed_json import JSONObject, parse_object, parse_re
 from orchestrator.errors import CorruptArtifactError, FencedError, StoreError
 from orchestrator.store.deletion import Deleted, delete_objects
 from orchestrator.store.fences import FENCE, Fences
-from orchestrator.store.group_commit import put_all
+from orchestrator.store.group_commit import prepared
 from orchestrator.store.layout import Site, owner_of
 from orchestrator.store.store import Store, record_bytes
 
@@ -179,14 +179,21 @@ def commit_all(store: Store, attempts: Sequence[Decided]) -> list[Commit | Fence
         (entry.site.outcome_key(entry.attempt), _commit_bytes(entry.generation, encoded))
         for entry, encoded in zip(attempts, data, strict=True)
     ]
-    is_ours = put_all(store, outcomes, written=lambda: [path for entry in attempts for path in entry.written()])
-    for entry in attempts:
-        failpoints.hit(f"{entry.site.what}.outcome")
-    ours = [entry for entry, won in zip(zip(attempts, records, data, strict=True), is_ours, strict=True) if won]
-    created = put_all(store, [(entry.site.commit_key(entry.generation), encoded) for entry, _, encoded in ours])
+    commits = [
+        (entry.site.commit_key(entry.generation), encoded) for entry, encoded in zip(attempts, data, strict=True)
+    ]
+    numbers = range(len(attempts))
+    with prepared(
+        store, [*outcomes, *commits], written=lambda: [path for entry in attempts for path in entry.written()]
+    ) as create:
+        is_decided = create(numbers)
+        for entry in attempts:
+            failpoints.hit(f"{entry.site.what}.outcome")
+        ours = [number for number in numbers if is_decided[number]]
+        created = create([len(attempts) + number for number in ours])
     won = {
-        entry.attempt: _own_commit(entry, record, encoded)
-        for (entry, record, encoded), is_new in zip(ours, created, strict=True)
+        attempts[number].attempt: _own_commit(attempts[number], records[number], data[number])
+        for number, is_new in zip(ours, created, strict=True)
         if is_new
     }
     return [won.get(entry.attempt) or _concluded(store, entry) for entry in attempts]

@@ -9,8 +9,8 @@ import ctypes
 import errno
 import os
 import uuid
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 
@@ -29,41 +29,67 @@ SYNC_THREADS = 16  # that sync paths one by one: the file system writes out toge
 MEMORY_INFO = Path("/proc/meminfo")
 
 Paths = Callable[[], Sequence[Path | str]]
+Records = Sequence[tuple[str, bytes]]  # keys and what is stored there
+Create = Callable[[Sequence[int]], list[bool]]
 
 
-def put_all(store: Store, records: Sequence[tuple[str, bytes]], *, written: Paths = tuple) -> list[bool]:
+def put_all(store: Store, records: Records, *, written: Paths = tuple) -> list[bool]:
     """`Store.put_new` for many: which of them this call created. They are durable when it returns.
+
+    `written`: as for `prepared`.
+    """
+    with prepared(store, records, written=written) as create:
+        return create(range(len(records)))
+
+
+@contextmanager
+def prepared(store: Store, records: Records, *, written: Paths = tuple) -> Iterator[Create]:
+    """A function that creates records of a group, given by their numbers, and says which of them it created.
+
+    They are durable when it returns. So records of which some must be durable before the others appear are created in
+    that order, though the bytes of all are made durable at once.
 
     `written`: finds the files and folders of the caller in a local store that are made durable before any record
     appears. It is asked only if they are synced one by one.
     """
-    if isinstance(store, LocalStore):
-        store.check_mounted()
-        try:
-            return _put_local(store.root, [(f"{store.root}/{check_key(key)}", data) for key, data in records], written)
-        except OSError as error:
-            raise StoreError(explain_os_error(error, f"{store.url}: cannot write {len(records)} records")) from error
-    threads = min(len(records), request_threads(is_local=store.is_local))
-    return list(parallel_map(lambda record: store.put_new(*record), records, threads=threads))
-
-
-def _put_local(root: Path, records: Sequence[tuple[str, bytes]], written: Paths) -> list[bool]:
-    folder = f"{root}/{TEMPORARY}"
-    make_folders(folder)
-    nonce = uuid.uuid4().hex
+    if not isinstance(store, LocalStore):
+        threads = request_threads(is_local=store.is_local)
+        yield lambda numbers: list(
+            parallel_map(lambda number: store.put_new(*records[number]), numbers, threads=min(len(numbers), threads))
+        )
+        return
+    store.check_mounted()
+    where = f"{store.url}: cannot write {len(records)} records"
+    targets = [f"{store.root}/{check_key(key)}" for key, _ in records]
+    folder, nonce = f"{store.root}/{TEMPORARY}", uuid.uuid4().hex
     temporaries = [f"{folder}/{nonce}-{number}" for number in range(len(records))]
+
+    def create(numbers: Sequence[int]) -> list[bool]:
+        with _explained(where):
+            created = [_name(temporaries[number], targets[number]) for number in numbers]
+            folders = list(dict.fromkeys(os.path.dirname(targets[number]) for number in numbers))
+            sync_all(store.root, lambda: folders, at_least=len(folders))
+            return created
+
     try:
-        for temporary, (_, data) in zip(temporaries, records, strict=True):
-            _write(temporary, data)
-        sync_all(root, lambda: [*written(), *temporaries], at_least=len(temporaries))
-        created = [_name(temporary, target) for temporary, (target, _) in zip(temporaries, records, strict=True)]
+        with _explained(where):
+            make_folders(folder)
+            for temporary, (_, data) in zip(temporaries, records, strict=True):
+                _write(temporary, data)
+            sync_all(store.root, lambda: [*written(), *temporaries], at_least=len(temporaries))
+        yield create
     finally:
         for temporary in temporaries:
             with suppress(FileNotFoundError):
                 os.unlink(temporary)
-    folders = list(dict.fromkeys(os.path.dirname(target) for target, _ in records))
-    sync_all(root, lambda: folders, at_least=len(folders))
-    return created
+
+
+@contextmanager
+def _explained(where: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StoreError(explain_os_error(error, where)) from error
 
 
 def _name(temporary: str, target: str) -> bool:

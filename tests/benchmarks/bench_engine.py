@@ -3,8 +3,9 @@
 Run: python tests/benchmarks/bench_engine.py [--shards 1000,10000] [--stages 100] [--bytes 10000] [--repeats 1]
 Both sides write the same files with the same number of worker processes of one Ray, in turns; medians are shown.
 Everything is measured with few and with many shards or stages: the slope is the cost of one, the rest comes once.
-CPU time is that of the whole tree of processes: the driver, the workers, and Ray. A chain is measured at least three
-times. Memory is the driver's peak so far, so that it is that of a map only where no larger one came before.
+CPU time is that of the whole tree of processes: the driver, the workers, and Ray, whose processes use some while they
+wait; the last column but one is that of the driver alone. A chain is measured at least three times. Memory is the
+driver's peak so far, so that it is that of a map only where no larger one came before.
 Bare Ray neither digests, syncs nor records anything, so what its files are is lost with the driver.
 """
 
@@ -162,11 +163,16 @@ class Cost:
 
     wall_s: float
     cpu_s: float  # of this process and all below it: workers, and Ray's own processes
+    own_cpu_s: float  # of this process
     peak_mib: float = 0.0  # of the memory of this process, since its start
 
     def each(self, other: "Cost", count: int) -> "Cost":
         """What one of `count` more costs, from a measurement with as many fewer."""
-        return Cost(wall_s=(self.wall_s - other.wall_s) / count, cpu_s=(self.cpu_s - other.cpu_s) / count)
+        return Cost(
+            wall_s=(self.wall_s - other.wall_s) / count,
+            cpu_s=(self.cpu_s - other.cpu_s) / count,
+            own_cpu_s=(self.own_cpu_s - other.own_cpu_s) / count,
+        )
 
 
 def measured(measure: Callable[[], None]) -> Cost:
@@ -175,7 +181,7 @@ def measured(measure: Callable[[], None]) -> Cost:
         measure()
         wall_s = time.perf_counter() - began
     peak_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    return Cost(wall_s=wall_s, cpu_s=cpu.seconds, peak_mib=peak_mib)
+    return Cost(wall_s=wall_s, cpu_s=cpu.seconds, own_cpu_s=cpu.own_seconds, peak_mib=peak_mib)
 
 
 def medians(measures: Mapping[Place, Callable[[int], None]], repeats: int) -> dict[Place, Cost]:
@@ -190,6 +196,7 @@ def medians(measures: Mapping[Place, Callable[[int], None]], repeats: int) -> di
         place: Cost(
             wall_s=statistics.median(cost.wall_s for cost in found),
             cpu_s=statistics.median(cost.cpu_s for cost in found),
+            own_cpu_s=statistics.median(cost.own_cpu_s for cost in found),
             peak_mib=found[0].peak_mib,
         )
         for place, found in costs.items()
@@ -225,7 +232,8 @@ def main(shards: str, stages: int, num_bytes: int, workers: int, repeats: int) -
                 side: found[side, what, FEW + more].each(found[side, what, FEW], more) for side in ("engine", "bare")
             }
             line = _line(f"a {each} of {more:,}", costs["engine"], costs["bare"])
-            click.echo(f"{line} {found['engine', what, FEW + more].peak_mib:6.0f} MiB")
+            own_ms = costs["engine"].own_cpu_s * 1e3
+            click.echo(f"{line} driver {own_ms:6.2f} ms {found['engine', what, FEW + more].peak_mib:6.0f} MiB")
         if counts:
             click.echo(_line(f"a {what} of {FEW}, once", found["engine", what, FEW], found["bare", what, FEW]))
 

@@ -17,6 +17,7 @@ class TreeCpu:
 
     def __init__(self) -> None:
         self.seconds = 0.0
+        self.own_seconds = 0.0  # of this process alone
         self._root = psutil.Process()
         self._sampling_s = 0.0
         self._seen: dict[tuple[int, float], float] = {}  # by pid and start time
@@ -26,6 +27,7 @@ class TreeCpu:
     def __enter__(self) -> "TreeCpu":
         self._sample()
         self._before, self._sampling_s = dict(self._seen), 0.0
+        self._own_before_s = time.process_time()
         self._sampler.start()
         return self
 
@@ -35,6 +37,7 @@ class TreeCpu:
         self._sample()
         used_s = sum(seconds - self._before.get(process, 0.0) for process, seconds in self._seen.items())
         self.seconds = used_s - self._sampling_s
+        self.own_seconds = time.process_time() - self._own_before_s - self._sampling_s
 
     def _sample_until_stopped(self) -> None:
         while not self._stop.wait(SAMPLE_S):

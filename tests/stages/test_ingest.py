@@ -6,6 +6,7 @@ import os
 import shutil
 import tarfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -21,7 +22,7 @@ from orchestrator.artifact import JSON
 from orchestrator.identity import fingerprint_of
 from orchestrator.shards import ShardInput
 from orchestrator.stage import Location
-from orchestrator.testing import FolderInputs, folder_context, run_stage
+from orchestrator.testing import FolderInputs, folder_artifact, folder_context, run_stage
 from stages.ingest import INGEST, IngestStageConfig, IngestWorker, InputPaths, ingest_shards, sources
 
 CONFIG = IngestConfig(source="mine")
@@ -111,6 +112,32 @@ def test_images_in_a_tar_count_with_the_whole_tar(raw: Path, tmp_path: Path) -> 
     assert identity_of_a() == before
     change_an_image(raw)
     assert identity_of_a() != before
+
+
+def test_what_the_manifest_of_an_input_says_is_not_hashed_again(raw: Path, tmp_path: Path) -> None:
+    tar_file, text = tmp_path / "images.tar", raw / "a.jsonl"
+    with tarfile.open(tar_file, "w") as tar:
+        tar.add(raw / "images" / "one.png", "one.png")
+    inputs = InputPaths(paths=(text,), images=(tar_file,), metadata=None)
+    known = {path: hashlib.sha256(path.read_bytes()).hexdigest() for path in (tar_file, text)}
+    assert ingest_shards(CONFIG, inputs, known) == ingest_shards(CONFIG, inputs)
+    (shard,) = ingest_shards(CONFIG, inputs, {tar_file: "1" * 64, text: "2" * 64})
+    assert shard.identity["source"] == "2" * 64
+    assert list(shard.work["archives"].values()) == ["1" * 64]  # type: ignore[union-attr]  # JSON of a mapping
+
+
+def test_an_input_of_the_store_is_known_by_the_digests_of_its_manifest(raw: Path, tmp_path: Path) -> None:
+    (raw / "annotations").mkdir()
+    (raw / "a.jsonl").rename(raw / "annotations" / "a.jsonl")
+    with tarfile.open(raw / "images" / "all.tar", "w") as tar:
+        tar.add(raw / "images" / "one.png", "one.png")
+    artifact = folder_artifact(raw, "raw@1")
+    recorded = {"annotations/a.jsonl": "1" * 64, "images/all.tar": "2" * 64}
+    files = tuple(replace(file, sha256=recorded.get(file.path, file.sha256)) for file in artifact.manifest.files)
+    artifact = replace(artifact, manifest=replace(artifact.manifest, files=files))
+    context = folder_context(INGEST, tmp_path / "work", inputs={"raw": artifact})
+    context.source_digests = {"paths/a.jsonl": "1" * 64, "images/0": "2" * 64}  # compared with those that it finds
+    assert run_stage(INGEST, IngestStageConfig(read=CONFIG), context)["rows"] == 1
 
 
 def test_a_folder_of_images_needs_no_other_place_for_them(raw: Path, tmp_path: Path) -> None:

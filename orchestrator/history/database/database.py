@@ -18,7 +18,7 @@ from urllib.parse import quote
 import sqlalchemy
 from sqlalchemy import Connection, Engine, Table, event, make_url
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, OperationalError, SQLAlchemyError
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from orchestrator.artifact import JSON
@@ -76,6 +76,7 @@ class Database:
             check_local(Path(str(parsed.database)), "database", INSTEAD, file_system_of)
         self._file = Path(str(parsed.database)) if parsed.get_backend_name() == "sqlite" else None
         self._engine = _engine(parsed, lock_wait_s)
+        self._reader = self._engine.execution_options(**{_READ_ONLY: True})  # with the same connections
         self._transact(lambda found: bring_up_to_date(found, self.address), read_only=False, patience_s=0.0)
         self._identity = _identity(self._file)
 
@@ -111,8 +112,7 @@ class Database:
         wait_s, reported = 0.1, ""
         while True:
             try:
-                options = {_READ_ONLY: read_only}
-                with self._engine.connect().execution_options(**options) as connection, connection.begin():
+                with (self._reader if read_only else self._engine).begin() as connection:
                     return work(connection)
             except SQLAlchemyError as error:
                 # SQLite refuses some locks without waiting, e.g. when several processes open a new file at once.
@@ -245,7 +245,12 @@ def _engine(url: sqlalchemy.URL, lock_wait_s: float) -> Engine:
         raise DatabaseError(
             f"database {url.database}: cannot create the folder {str(folder)!r}: {error.strerror}"
         ) from error
-    engine = sqlalchemy.create_engine(url, max_overflow=MAX_CONNECTIONS, connect_args={"timeout": lock_wait_s})
+    engine = sqlalchemy.create_engine(
+        url,
+        max_overflow=MAX_CONNECTIONS,
+        connect_args={"timeout": lock_wait_s},
+        pool_reset_on_return=None,  # `_transact` has ended its transaction
+    )
     event.listen(engine, "connect", _set_up_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
     return engine
@@ -263,7 +268,13 @@ def _set_up_sqlite(connection: sqlite3.Connection, _entry: ConnectionPoolEntry) 
 
 def _begin_sqlite(connection: Connection) -> None:
     read_only = connection.get_execution_options().get(_READ_ONLY, False)
-    connection.exec_driver_sql("begin" if read_only else "begin immediate")
+    statement = "begin" if read_only else "begin immediate"
+    found = connection.connection.driver_connection
+    assert isinstance(found, sqlite3.Connection), "only listens to engines of SQLite"
+    try:
+        found.execute(statement)
+    except sqlite3.Error as error:
+        raise OperationalError(statement, None, error) from error
 
 
 def _is_transient(error: SQLAlchemyError) -> bool:

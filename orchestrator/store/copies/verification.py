@@ -1,11 +1,11 @@
 """Verifies committed files against their digests."""
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from orchestrator.artifact import FileEntry
 from orchestrator.backends.objects import Digest
+from orchestrator.backends.parallel import parallel_map
 from orchestrator.errors import CorruptArtifactError
 from orchestrator.store.store import Store
 
@@ -50,8 +50,8 @@ def differences(store: Store, data_key: str, files: Sequence[FileEntry], *, reha
             return Difference(path=file.path, found=found, expected=f"{file.bytes:,} bytes")
         return compare(file, store.digest(key)) if rehash else None
 
-    with ThreadPoolExecutor(PARALLEL_FILES if rehash else 1) as threads:
-        return [difference for difference in threads.map(compare_file, files) if difference]
+    threads = PARALLEL_FILES if rehash and len(files) > 1 else 1
+    return [difference for difference in parallel_map(compare_file, files, threads=threads) if difference]
 
 
 def compare(file: FileEntry, digest: Digest | None) -> Difference | None:

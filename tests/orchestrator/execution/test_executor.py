@@ -27,6 +27,7 @@ from orchestrator.errors import (
 from orchestrator.execution import stage_context
 from orchestrator.execution.stop_events import StopEvents
 from orchestrator.history.attempts import AttemptIntent
+from orchestrator.history.database.database import Database
 from orchestrator.history.events import AttemptState, Event
 from orchestrator.history.run_status import run_status
 from orchestrator.logs.lines import time_of_line
@@ -163,6 +164,22 @@ def test_stages_run_after_their_inputs_and_only_once(site: Site) -> None:
     assert site.run(*stages) == {}
     assert site.run(*stages, stage("more", 100, "sum"))["more"].metrics == {"number": 113.0}
     assert CALLS == ["more"]
+
+
+def test_a_stage_writes_four_transactions_and_has_released_its_artifact_with_the_last(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writes: list[str] = []
+    write = Database.write
+
+    def count(database: Database, work: Callable[[Any], Any]) -> Any:
+        writes.append(threading.current_thread().name)
+        return write(database, work)
+
+    monkeypatch.setattr(Database, "write", count)
+    made = site.run(stage("a", 1))
+    assert writes.count("stage a") == 4  # the lease, the attempt, its beginning, its end
+    assert site.workspace.leases.holder(f"artifact:{made['a'].fingerprint}") is None
 
 
 def test_facts_that_a_stage_records_stand_beside_what_the_manifest_says_of_the_attempt(site: Site) -> None:

@@ -151,6 +151,22 @@ def test_a_change_from_another_state_than_expected_is_refused(store: RunStore, d
         store.create_run("r1", recipe_name="tiny", plan_digest="e", stages=STAGES)
 
 
+def test_a_lease_is_released_with_the_change_or_not_at_all(store: RunStore, database: Database) -> None:
+    epoch = started(store, database)
+    store.start_attempt(intended(epoch))
+    leases = Leases(database)
+    kept = leases.acquire("artifact:1")
+    assert kept is not None
+    with pytest.raises(LeaseLostError):
+        store.transition_attempt("a1", AttemptState.INTENT, AttemptState.COMMITTED, epoch=epoch - 1, release=kept)
+    assert leases.holder("artifact:1") is not None
+    store.transition_attempt("a1", AttemptState.INTENT, AttemptState.COMMITTED, epoch=epoch, release=kept)
+    assert leases.holder("artifact:1") is None
+    taken = leases.acquire("artifact:1")
+    store.transition_attempt("a1", AttemptState.INTENT, AttemptState.COMMITTED, epoch=epoch, release=kept)
+    assert leases.holder("artifact:1") == taken, "a repeated try releases nobody else's"
+
+
 def test_an_ended_attempt_or_run_cannot_change(store: RunStore, database: Database) -> None:
     ends = (AttemptState.COMMITTED, AttemptState.FAILED, AttemptState.LOST, AttemptState.CANCELLED)
     assert not any(end in ATTEMPT_TRANSITIONS for end in ends)

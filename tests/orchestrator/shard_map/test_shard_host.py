@@ -1,6 +1,7 @@
 """The worker process's side of the shard map, called in this process: records, trials and reports of errors."""
 
 import dataclasses
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,11 +12,10 @@ import pytest
 from orchestrator.artifact import JSON, ArtifactKey
 from orchestrator.artifacts.attempt_guard import AttemptGuard
 from orchestrator.artifacts.shard_ledger import ShardLedger
-from orchestrator.artifacts.shard_records import StoredShard
 from orchestrator.attempt_id import AttemptId
 from orchestrator.failures.classes import FailureReport
 from orchestrator.failures.failure_class import FailureClass
-from orchestrator.shard_map.shard_host import HostInfo, HostSettings, ShardHost, ShardRequest
+from orchestrator.shard_map.shard_host import HostInfo, HostSettings, ShardHost, ShardRequest, TimedShard
 from orchestrator.shards import Quarantined, RemoteFolder, ShardInput, ShardOutcome
 from orchestrator.store.commits import abort
 from orchestrator.store.layout import artifact_site
@@ -23,6 +23,8 @@ from orchestrator.store.store import open_store
 from tests.orchestrator.conftest import MemoryStore
 
 FINGERPRINT = "ab" * 32
+WORK_S = 0.01
+RECORD_S = 0.05
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,8 +84,9 @@ def request(*items: str, quarantined: tuple[Quarantined, ...] = ()) -> ShardRequ
 def test_a_shard_is_recorded_with_the_items_that_were_quarantined_before(host: ShardHost, ledger: ShardLedger) -> None:
     assert isinstance(host.start(Counter()), HostInfo)
     out = Quarantined(item="c", reason="dies")
-    stored = host.run(request("a", "b", quarantined=(out,)))
-    assert isinstance(stored, StoredShard)
+    made = host.run(request("a", "b", quarantined=(out,)))
+    assert isinstance(made, TimedShard)
+    stored = made.stored
     assert stored.outcome == ShardOutcome(rows=2, quarantined=(out,))
     assert ledger.find(ArtifactKey("count", FINGERPRINT)) == stored
     assert (ledger.fetch(stored) / "count").read_text() == "2"
@@ -139,9 +142,9 @@ def test_a_group_is_recorded_together_and_a_failure_is_of_its_own_shard(host: Sh
     assert failed.failure is FailureClass.DATA or failed.summary.startswith("ValueError: bad item in <output>")
     found = ledger.find_many("count", names)
     assert found == {
-        stored.key.fingerprint: stored.without_bytes()
-        for stored in (first, second, *others)
-        if isinstance(stored, StoredShard)
+        made.stored.key.fingerprint: made.stored.without_bytes()
+        for made in (first, second, *others)
+        if isinstance(made, TimedShard)
     }
     assert sorted(found) == [*names[:2], *names[3:]]
     assert host.run_group(tuple(requests[:2])) == (first, second)  # recorded once
@@ -188,16 +191,54 @@ def test_what_a_shard_reads_is_on_its_machine_before_its_work_begins(tmp_path: P
     }
     first, second = (ShardHost(settings[node]) for node in ("first", "second"))
     assert isinstance(first.start(Counter()), HostInfo)
-    stored = first.run(request("a", "b"))
-    assert isinstance(stored, StoredShard)
-    record = settings["second"].ledger.to_record(stored, shard="s", reused=False)
+    made = first.run(request("a", "b"))
+    assert isinstance(made, TimedShard)
+    record = settings["second"].ledger.to_record(made.stored, shard="s", reused=False)
     assert isinstance(record.folder, RemoteFolder)
     assert isinstance(second.start(Copies()), HostInfo)
     work: dict[str, JSON] = {"from": str(record.place)}
     reading = ShardRequest(name="t", fingerprint="cd" * 32, items=(), work=work, reads=(record.folder,))
     copied = second.run(reading)
-    assert isinstance(copied, StoredShard)
-    assert store.get(copied.key_of("copy")) == b"2"
+    assert isinstance(copied, TimedShard)
+    assert store.get(copied.stored.key_of("copy")) == b"2"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sleeping:
+    """Works for `WORK_S`."""
+
+    def start(self) -> Callable[[ShardInput], ShardOutcome]:
+        return self._work
+
+    def _work(self, shard: ShardInput) -> ShardOutcome:
+        time.sleep(WORK_S)
+        return ShardOutcome(rows=1)
+
+
+@dataclass
+class SlowStore(MemoryStore):
+    """Each record takes `RECORD_S`."""
+
+    def put_new(self, key: str, data: bytes) -> bool:
+        time.sleep(RECORD_S)
+        return super().put_new(key, data)
+
+
+@pytest.mark.parametrize("in_group", [True, False])
+def test_the_time_of_a_shard_is_that_of_its_work_and_not_of_a_slow_store(tmp_path: Path, in_group: bool) -> None:
+    settings = HostSettings(
+        ledger=ShardLedger(SlowStore(), tmp_path / "cache"),
+        stage_kind="count",
+        attempt=AttemptId.of("run", "count", epoch=1, number=1),
+        hang_after_s=60.0,
+        scratch=tmp_path / "scratch",
+    )
+    host = ShardHost(settings)
+    assert isinstance(host.start(Sleeping()), HostInfo)
+    began = time.monotonic()
+    made = host.run_group((request("a"),))[0] if in_group else host.run(request("a"))
+    assert isinstance(made, TimedShard)
+    assert WORK_S <= made.work_s <= time.monotonic() - began - 2 * RECORD_S  # its outcome and its record
 
 
 def test_a_file_that_a_shard_of_a_group_left_open_is_its_own_mistake(host: ShardHost) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from orchestrator.backends.local_store import TEMPORARY
 from orchestrator.store import group_commit
-from orchestrator.store.group_commit import put_all, sync_all
+from orchestrator.store.group_commit import prepared, put_all, sync_all
 from orchestrator.store.store import Store, open_store
 
 
@@ -82,6 +82,28 @@ def test_nothing_is_linked_before_it_and_what_it_names_are_on_the_disk(
     monkeypatch.setattr(group_commit, "MAX_DIRTY_BYTES", 1 << 62)
     put_all(store, [(f"{number}/s", b"") for number in range(5)], written=lambda: [own])
     assert [name for name in calls if name == "all" or name.startswith("link")] == ["all", *["link s"] * 5, "all"]
+
+
+def test_records_in_two_steps_share_the_sync_of_their_bytes(
+    tmp_path: Path, calls: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = open_store(tmp_path / "store")
+    monkeypatch.setattr(group_commit, "_syncfs", sync_once(calls))
+    monkeypatch.setattr(group_commit, "is_local_disk", lambda _folder: True)
+    monkeypatch.setattr(group_commit, "MAX_DIRTY_BYTES", 1 << 62)
+    store.put_new("1/first", b"of another")
+    records = [(f"{number}/{name}", name.encode()) for name in ("first", "then") for number in range(5)]
+    calls.clear()
+    with prepared(store, records) as create:
+        created = create(range(5))
+        assert created == [True, False, True, True, True]
+        assert store.get("0/first") == b"first"
+        assert store.get("0/then") is None
+        assert create([5 + number for number in range(5) if created[number]]) == [True] * 4
+    steps = [name for name in calls if name == "all" or name.startswith("link")]
+    assert steps == ["all", *["link first"] * 5, "all", *["link then"] * 4, "all"]
+    assert [store.get(f"{number}/then") for number in range(2)] == [b"then", None]
+    assert list((tmp_path / "store" / TEMPORARY).iterdir()) == []
 
 
 @pytest.mark.parametrize("why", ["few", "not a local disk", "much is waiting", "no such request"])
