@@ -264,7 +264,7 @@ def test_no_kept_image_looks_like_an_evaluation_image(
     bench, train = [made(f"b{number}") for number in range(25)], [made(f"t{number}") for number in range(40)]
     config = CurationConfig(anchors=((64, 64),), phash_distance=distance, colour_distance=colours)
     found = found_in(tmp_path_factory.mktemp("looks"), train, bench, config)
-    assert found.keys() == {one.name for one in train if any(alike(one, other, config) for other in bench)}
+    assert found.keys() == {sample.name for sample in train if any(alike(sample, other, config) for other in bench)}
 
 
 def alike(one: Sample, other: Sample, config: CurationConfig) -> bool:

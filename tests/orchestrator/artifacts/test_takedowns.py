@@ -64,7 +64,7 @@ def takedown(name: str, *fingerprints: str, cleared: tuple[str, ...] = (), model
         note="",
         created="2026-01-01T00:00:00+00:00",
         content={"digests": frozenset({name * 2})},
-        tainted=(*map(tainted, fingerprints), *(tainted(one, is_kept=True) for one in models)),
+        tainted=(*map(tainted, fingerprints), *(tainted(model, is_kept=True) for model in models)),
         cleared=frozenset(cleared),
         shards=(ArtifactKey("work", "5" * 64),),
     )

@@ -32,7 +32,7 @@ def index(tmp_path: Path) -> Database:
 def schemas(shared: Path) -> Registry[Any]:
     files = sorted((shared / "specs" / "openlineage").rglob("*.json"))
     contents = [json.loads(file.read_text()) for file in files]
-    resources = [(one["$id"], Resource.from_contents(one, DRAFT202012)) for one in contents]
+    resources = [(schema["$id"], Resource.from_contents(schema, DRAFT202012)) for schema in contents]
     return Registry().with_resources(resources)
 
 
@@ -53,8 +53,8 @@ def problems(line: dict[str, Any], schemas: Registry[Any]) -> list[str]:
 
 def facets_of(line: dict[str, Any]) -> list[dict[str, Any]]:
     groups = [line["run"]["facets"], line["job"]["facets"]]
-    groups += [one["facets"] for one in line["inputs"] + line["outputs"]]
-    groups += [one["inputFacets"] for one in line["inputs"]] + [one["outputFacets"] for one in line["outputs"]]
+    groups += [dataset["facets"] for dataset in line["inputs"] + line["outputs"]]
+    groups += [dataset["inputFacets"] for dataset in line["inputs"]] + [dataset["outputFacets"] for dataset in line["outputs"]]
     return [facet for group in groups for facet in group.values()]
 
 
