@@ -54,7 +54,8 @@ def problems(line: dict[str, Any], schemas: Registry[Any]) -> list[str]:
 def facets_of(line: dict[str, Any]) -> list[dict[str, Any]]:
     groups = [line["run"]["facets"], line["job"]["facets"]]
     groups += [dataset["facets"] for dataset in line["inputs"] + line["outputs"]]
-    groups += [dataset["inputFacets"] for dataset in line["inputs"]] + [dataset["outputFacets"] for dataset in line["outputs"]]
+    groups += [dataset["inputFacets"] for dataset in line["inputs"]]
+    groups += [dataset["outputFacets"] for dataset in line["outputs"]]
     return [facet for group in groups for facet in group.values()]
 
 
