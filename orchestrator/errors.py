@@ -149,6 +149,12 @@ class InfrastructureFailedError(StageFailedError):
     exit_code = EXIT_INFRASTRUCTURE
 
 
+class NothingRanError(StageFailedError):
+    """The first stages of a run found that they cannot work as they are asked to; nothing was made."""
+
+    exit_code = EXIT_UNUSABLE
+
+
 class CancelledError(OrchestratorError):
     """The user cancelled the run; committed work is kept."""
 

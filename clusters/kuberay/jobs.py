@@ -1,11 +1,12 @@
 """Stages as RayJobs of the KubeRay operator, through the official Kubernetes client.
 
 An object is found again by its name, which follows from the job's id. The operator starts nothing a second time: when
-Kueue takes the nodes of a job that had begun, the object is deleted and the controller submits the next attempt, which
-Kueue queues anew.
+Kueue takes the nodes of a job that had begun, the object is deleted once its head has ended, and the controller submits
+the next attempt, which Kueue queues anew.
 """
 
 import contextlib
+import datetime as dt
 import json
 import logging
 from collections.abc import Callable, Iterator, Mapping
@@ -15,6 +16,7 @@ from typing import Any, Self
 import yaml
 
 from clusters.allocation import allocate
+from clusters.kuberay import kueue
 from clusters.kuberay.config import KubeRayProfile
 from clusters.kuberay.manifest import (
     GROUP,
@@ -33,8 +35,10 @@ from orchestrator.installation.extras import require_extra
 log = logging.getLogger(__name__)
 
 TIMEOUT_S = 20.0
-STARTED_ANNOTATION = "illume.dev/started"
+STARTED_ANNOTATION = "illume.dev/started"  # the name of its first RayCluster
+_UNNAMED = "true"  # there: the operator had not said it
 _LOG_LINES = 20_000
+_UNREACHABLE_S = 60.0  # after the end of its grace period, a pod is on a node that nobody reaches
 _JOB_STATES = {
     "SUCCEEDED": JobState.SUCCEEDED,
     "FAILED": JobState.FAILED,
@@ -85,13 +89,15 @@ class KubeRayJobs:
             )
         if self.profile.queue:
             with self._explained(f"find Kueue's queue {self.profile.queue!r}"):
-                objects.get_namespaced_custom_object(
-                    "kueue.x-k8s.io",
-                    "v1beta1",
-                    self.profile.namespace,
-                    "localqueues",
-                    self.profile.queue,
-                    _request_timeout=TIMEOUT_S,
+                kueue.in_served_version(
+                    lambda version: objects.get_namespaced_custom_object(
+                        kueue.GROUP,
+                        version,
+                        self.profile.namespace,
+                        "localqueues",
+                        self.profile.queue,
+                        _request_timeout=TIMEOUT_S,
+                    )
                 )
 
     def sized(self, size: JobSize) -> Self:
@@ -131,16 +137,29 @@ class KubeRayJobs:
                 raise NodeLostError(f"Kubernetes lists RayJob {object_name(job_id)}, but does not find it")
             return None
         info = _info(found)
-        started = STARTED_ANNOTATION in (found.get("metadata", {}).get("annotations") or {})
+        started = (found["metadata"].get("annotations") or {}).get(STARTED_ANNOTATION, "")
+        cluster = str((found.get("status") or {}).get("rayClusterName") or "")
         if info.state is JobState.RUNNING and not started:
-            self._mark_started(job_id)
-        if info.state is JobState.PENDING and started:
-            try:
-                self._delete(job_id)  # or it would be admitted again, for an attempt that is over
-            except NodeLostError as error:  # asked again before the next attempt; the store fences this one
-                log.warning("job %s: %s", job_id, error)
-            return JobInfo(state=JobState.PREEMPTED, message="Kueue took its nodes for other work")
+            self._mark_started(job_id, cluster)
+        is_another = bool(cluster) and started not in ("", _UNNAMED, cluster)  # admitted again while nobody looked
+        if started and (info.state is JobState.PENDING or (is_another and info.state not in ENDED)):
+            return self._taken_away(job_id, found, started)
+        if info.state is JobState.PENDING and (found.get("spec") or {}).get("suspend"):
+            reason = kueue.why_it_waits(self._workload(found))
+            return replace(info, message=f"Kueue: {reason}") if reason else info
         return info
+
+    def _taken_away(self, job_id: str, found: Mapping[str, Any], cluster: str) -> JobInfo:
+        """Of a job that had begun. It runs on until its head pod has ended, which has time to write a checkpoint."""
+        is_suspending = (found.get("status") or {}).get("jobDeploymentStatus") == "Suspending"
+        if is_suspending or self._has_head(cluster):
+            return JobInfo(state=JobState.RUNNING, message="Kueue takes its nodes; its pods are ending")
+        end = kueue.eviction(self._workload(found))
+        try:
+            self._delete(job_id)  # or it would be admitted again, for an attempt that is over
+        except NodeLostError as error:  # asked again before the next attempt; the store fences this one
+            log.warning("job %s: %s", job_id, error)
+        return end
 
     def unfinished_jobs(self, run_id: str) -> list[str]:
         return [
@@ -189,10 +208,50 @@ class KubeRayJobs:
             )
         return list(found.get("items") or [])
 
-    def _mark_started(self, job_id: str) -> None:
+    def _workload(self, found: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Kueue's object of a RayJob; empty if there is none, or who asks may not read it."""
+        from kubernetes.client import ApiException
+
+        uid = str(found["metadata"].get("uid") or "")
+        if not self.profile.queue or not uid:
+            return {}
+        objects, _ = self._clients()
+
+        def listed(version: str) -> Any:
+            return objects.list_namespaced_custom_object(
+                kueue.GROUP,
+                version,
+                self.profile.namespace,
+                "workloads",
+                label_selector=f"{kueue.UID_LABEL}={uid}",
+                _request_timeout=TIMEOUT_S,
+            )
+
+        with self._explained("list Kueue's Workloads"):
+            try:
+                items = _understood(kueue.in_served_version(listed)).get("items") or []
+            except ApiException as error:
+                if error.status not in (403, 404):
+                    raise
+                return {}
+            return dict(items[0]) if items else {}
+
+    def _has_head(self, cluster: str) -> bool:
+        """Whether the pod of the stage driver is there; not one whose node should have ended it a while ago."""
+        if cluster == _UNNAMED:
+            return False
+        _, pods = self._clients()
+        selector = f"ray.io/cluster={cluster},ray.io/node-type=head"
+        with self._explained("list the pods of a RayCluster"):
+            found = pods.list_namespaced_pod(
+                self.profile.namespace, label_selector=selector, _request_timeout=TIMEOUT_S
+            )
+            return any(_may_run(pod) for pod in found.items)
+
+    def _mark_started(self, job_id: str, cluster: str) -> None:
         """So that a suspended object that waits for its first admission differs from one whose nodes were taken."""
         objects, _ = self._clients()
-        body = {"metadata": {"annotations": {STARTED_ANNOTATION: "true"}}}
+        body = {"metadata": {"annotations": {STARTED_ANNOTATION: cluster or _UNNAMED}}}
         with self._explained("annotate a RayJob", absent_is_fine=True):
             objects.patch_namespaced_custom_object(
                 GROUP, VERSION, self.profile.namespace, PLURAL, object_name(job_id), body, _request_timeout=TIMEOUT_S
@@ -234,6 +293,12 @@ class KubeRayJobs:
             raise NodeLostError(f"{where}: {error.status}: {said}") from error
         except (HTTPError, OSError) as error:
             raise NodeLostError(f"{where}: it does not answer ({type(error).__name__}: {error})") from error
+
+
+def _may_run(pod: Any) -> bool:
+    deadline = pod.metadata.deletion_timestamp  # with its grace period
+    is_late = deadline is not None and (dt.datetime.now(dt.UTC) - deadline).total_seconds() > _UNREACHABLE_S
+    return pod.status.phase in ("Pending", "Running", "Unknown") and not is_late
 
 
 def _understood(answer: object) -> dict[str, Any]:

@@ -6,10 +6,11 @@ from dataclasses import dataclass, field, replace
 
 from clusters.planner.intervals import FailureModel, daly_s, waste_share
 from clusters.planner.machines import Accelerators, MachineType, accelerators
+from clusters.planner.measured import MeasuredTraining
 from clusters.planner.memory import FactsFor, Layout, Verdict, judge
 from clusters.planner.prices import Money, Prices, money
-from clusters.planner.states import Strategy
-from clusters.planner.timing import PeakShares, StepTime, step_time
+from clusters.planner.states import ZERO, Strategy
+from clusters.planner.timing import PeakShares, StepTime, micro_batches_of_worker, step_time
 from orchestrator.cost import CostFacts
 
 _CHECKPOINT_BYTES = 12  # of each trained parameter: fp32 weights and both moments
@@ -38,7 +39,7 @@ class Range:
 @dataclass(frozen=True, kw_only=True)
 class CheckpointPlan:
     bytes: float
-    write_s: float
+    write_s: float  # that it holds training up
     interval_s: float  # by Daly
     waste_share: float  # of the time: writing, work done again, restarts
 
@@ -58,6 +59,7 @@ class TrainingEstimate:
     gpu_hours: Range
     cost: Money | None
     notes: tuple[str, ...]
+    is_measured: bool  # the seconds of its step come from real runs
 
     @property
     def possible(self) -> bool:
@@ -74,7 +76,7 @@ class Request:
     shards: int  # workers that share one copy, where the strategy shards; 0: all
     cpus_per_worker: float
     recompute: bool
-    measured_step_s: float | None = None  # of a real run on this machine type; replaces the assumed peak share
+    measured: MeasuredTraining | None = None  # by real runs; replaces what is assumed
 
 
 def estimate_training(
@@ -99,11 +101,13 @@ def estimate_training(
     verdict = judge(facts_for, layout, chips, request.strategies)
     timed = verdict.change or layout
     facts = facts_for(timed)
+    is_measured = _is_measured(request, timed, chips)
     times = _step_times(facts, timed, chips, request, assumptions)
     failures = assumptions.failures
     if machine.spot:
         failures = replace(failures, preemptions_per_day=failures.preemptions_per_day + machine.preemptions_per_day)
-    checkpoint = _checkpoints(facts, timed, failures, assumptions)
+    stall_s = request.measured.stall_s if request.measured else None
+    checkpoint = _checkpoints(facts, timed, failures, assumptions, stall_s)
     wall = Range(
         **{name: facts.steps * step.total_s / max(1e-9, 1 - checkpoint.waste_share) for name, step in times.items()}
     )
@@ -122,6 +126,7 @@ def estimate_training(
         gpu_hours=hours,
         cost=_money(prices, machine, hours),
         notes=notes,
+        is_measured=is_measured,
     )
 
 
@@ -157,9 +162,12 @@ def _step_times(
     facts: CostFacts, layout: Layout, chips: Accelerators, request: Request, assumptions: Assumptions
 ) -> Mapping[str, StepTime]:
     """By the end of the range: `low` is the shortest time, at the highest share of the peak."""
-    if request.measured_step_s is not None:
-        step = StepTime(compute_s=request.measured_step_s, communication_s=0.0, exposed_s=0.0, data_s=0.0)
-        return {"low": step, "expected": step, "high": step}
+    if request.measured is not None and _is_measured(request, layout, chips):
+        flops = facts.training_flops * micro_batches_of_worker(facts, layout) * layout.micro_items
+        return {
+            name: StepTime(compute_s=flops / speed, communication_s=0.0, exposed_s=0.0, data_s=0.0)
+            for name, speed in zip(("high", "expected", "low"), request.measured.flops_per_s, strict=True)
+        }
     shares = assumptions.peak_shares
     ends = {"low": shares.high, "expected": shares.expected, "high": shares.low}
     return {
@@ -168,10 +176,19 @@ def _step_times(
     }
 
 
-def _checkpoints(facts: CostFacts, layout: Layout, failures: FailureModel, assumptions: Assumptions) -> CheckpointPlan:
+def _is_measured(request: Request, layout: Layout, chips: Accelerators) -> bool:
+    strategy = "deepspeed" if layout.strategy in ZERO else layout.strategy
+    found = request.measured
+    return found is not None and (found.device, found.strategy) == (chips.name, strategy)
+
+
+def _checkpoints(
+    facts: CostFacts, layout: Layout, failures: FailureModel, assumptions: Assumptions, stall_s: float | None
+) -> CheckpointPlan:
+    """`stall_s`: that a checkpoint was measured to hold training up; None: all of its writing is assumed to."""
     size = float(facts.trained_parameters * _CHECKPOINT_BYTES)
     writers = 1 if layout.strategy == "ddp" else layout.shards
-    write_s = size / (writers * assumptions.checkpoint_gbs * 1e9)
+    write_s = size / (writers * assumptions.checkpoint_gbs * 1e9) if stall_s is None else stall_s
     mean = failures.mean_between_s(layout.workers)
     if math.isinf(mean):
         return CheckpointPlan(bytes=size, write_s=write_s, interval_s=math.inf, waste_share=0.0)

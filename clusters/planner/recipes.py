@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields, replace
 
 from clusters.planner.estimate import Assumptions, Request, TrainingEstimate, cheapest, estimate_training
 from clusters.planner.machines import MachineType
+from clusters.planner.measured import Measured, MeasuredTraining, nothing_measured
 from clusters.planner.memory import Layout
 from clusters.planner.prices import Prices
 from clusters.planner.states import ZERO, Strategy
@@ -28,14 +29,22 @@ class StageEstimate:
     trainings: tuple[TrainingEstimate, ...] = ()  # on each machine type with accelerators
     chosen: TrainingEstimate | None = None  # the cheapest that works
     measured_s: float | None = None  # from real runs of this stage
+    measured: MeasuredTraining | None = None  # in real runs of this stage
     unknown: str = ""  # why there is no figure
 
 
 def estimate_plan(
-    plan: Plan, machines: Mapping[str, MachineType], prices: Prices, assumptions: Assumptions
+    plan: Plan,
+    machines: Mapping[str, MachineType],
+    prices: Prices,
+    assumptions: Assumptions,
+    measured: Measured = nothing_measured,
 ) -> list[StageEstimate]:
-    """In the order of the plan. Raises: RecipeError: a machine type names an accelerator that nobody knows."""
-    return [_estimate(stage, plan, machines, prices, assumptions) for stage in plan.to_run]
+    """In the order of the plan; what real runs measured replaces what is assumed.
+
+    Raises: RecipeError: a machine type names an accelerator that nobody knows.
+    """
+    return [_estimate(stage, plan, machines, prices, assumptions, measured) for stage in plan.to_run]
 
 
 def refuse_what_cannot_fit(plan: Plan, machines: Mapping[str, MachineType], prices: Prices) -> None:
@@ -66,6 +75,7 @@ def _estimate(
     machines: Mapping[str, MachineType],
     prices: Prices,
     assumptions: Assumptions,
+    measured: Measured,
 ) -> StageEstimate:
     spec = stage.spec
     cost = spec.kind.cost
@@ -77,7 +87,7 @@ def _estimate(
             measured_s=stage.estimate_s,
             unknown="" if stage.estimate_s is not None else "never timed",
         )
-    tree = config_tree(plan, stage)
+    tree, history = config_tree(plan, stage), measured(stage)
 
     def facts_for(layout: Layout) -> CostFacts:
         is_mesh = layout.strategy == "fsdp2" and layout.shards < layout.workers
@@ -95,7 +105,7 @@ def _estimate(
     try:
         facts = cost(tree, spec.execution)
         trainings = tuple(
-            estimate_training(facts_for, _request(stage), name, machine, prices, assumptions)
+            estimate_training(facts_for, replace(_request(stage), measured=history), name, machine, prices, assumptions)
             for name, machine in machines.items()
             if machine.gpus
         )
@@ -110,6 +120,7 @@ def _estimate(
         trainings=trainings,
         chosen=cheapest(trainings),
         measured_s=stage.estimate_s,
+        measured=history,
     )
 
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
-from clusters.slurm.config import SlurmProfile
+from clusters.slurm.config import SlurmMachine, SlurmProfile
 from clusters.slurm.scripts import NODES_ENDING, batch_scripts
 from orchestrator.cluster.jobs import ENDED, JobInfo, JobSize, JobState
 from orchestrator.errors import EXIT_REQUEUE, NodeLostError, PrecheckError
@@ -68,7 +68,7 @@ class SlurmJobs:
     _listing: _Listing = field(default_factory=_Listing, repr=False, compare=False)
 
     def check(self) -> None:
-        """Raises: PrecheckError: a partition does not exist, or the folder cannot be written."""
+        """Raises: PrecheckError: no node is as the profile says, we may not use it, or the folder cannot be written."""
         folder = Path(self.profile.folder)
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -82,6 +82,25 @@ class SlurmJobs:
                 raise PrecheckError(
                     f"machines.{name}.partition: Slurm has no {machine.partition!r}; it has {', '.join(sorted(known))}"
                 )
+            self._check_machine(name, machine)
+
+    def _check_machine(self, name: str, machine: SlurmMachine) -> None:
+        """Ask Slurm for one node of a machine type, without a job. Raises: PrecheckError: it has none for us."""
+        wanted = {
+            "partition": machine.partition,
+            "constraint": machine.constraint,
+            "cpus-per-task": int(machine.cpus),
+            "gres": f"{machine.gres}:{machine.gpus}" if machine.gpus else "",
+            "mem": f"{int(machine.memory_gib)}G" if machine.memory_gib else "",
+            "account": self.profile.account,
+            "qos": self.profile.qos,
+            "time": self.profile.time_limit_min,
+        }
+        options = [f"--{option}={value}" for option, value in wanted.items() if value]
+        try:
+            self._run("sbatch", "--test-only", "--nodes=1", *options, *self.profile.options, "--wrap=true")
+        except PrecheckError as error:
+            raise PrecheckError(f"machines.{name}: {error}") from error
 
     def sized(self, size: JobSize) -> Self:
         return replace(self, size=size)

@@ -38,6 +38,7 @@ class JobSize:
 class JobInfo:
     state: JobState
     message: str  # why it waits, or how it ended
+    by_person: bool = False  # a person has ended it beside us, whatever its stage driver was told
 
 
 class JobLauncher(Protocol):

@@ -12,12 +12,12 @@ from rich.text import Text
 from clusters.planner.estimate import Assumptions, TrainingEstimate
 from clusters.planner.intervals import HOURS_BETWEEN_FAILURES, FailureModel
 from clusters.planner.machines import MachineType, machine_from_text
-from clusters.planner.memory import Layout
+from clusters.planner.measured import measured_in
 from clusters.planner.prices import BUILT_IN, Prices, load_prices
 from clusters.planner.recipes import StageEstimate, estimate_plan
 from clusters.planner.timing import PeakShares
 from clusters.profiles import machines_of, profile_at
-from orchestrator.artifact import JSON
+from orchestrator.commands.shared.estimate_json import estimates_to_json
 from orchestrator.commands.shared.formatting import bytes_text, count_text, duration_text
 from orchestrator.commands.shared.json_output import echo_json
 from orchestrator.commands.shared.live_view import console
@@ -37,7 +37,6 @@ from orchestrator.errors import RecipeError
 from orchestrator.planning.plan import PlanOptions, make_plan
 from orchestrator.planning.store_view import plan_view
 
-FORMAT = 1
 _GIB = 2**30
 
 
@@ -117,7 +116,8 @@ def estimate_command(
     parsed = read_recipe(recipe, overrides)
     with open_workspace(locations) as workspace:
         plan = make_plan(parsed, plan_view(workspace.artifacts, workspace.database, on_absent=_ignore), options)
-    estimates = estimate_plan(plan, machines, prices, assumptions)
+        measured = measured_in(workspace.database, plan)
+        estimates = estimate_plan(plan, machines, prices, assumptions, measured)
     today = dt.datetime.now(tz=dt.UTC).date()
     if as_json:
         echo_json("estimate", estimates_to_json(plan.recipe, estimates, prices, assumptions))
@@ -155,6 +155,8 @@ def print_estimates(
         print_table(_machine_table(trainings), console())
     for line in _other_lines([estimate for estimate in estimates if estimate.facts is None]):
         click.echo(line)
+    for line in _measured_lines(trainings):
+        click.echo(line)
     click.echo("")
     for line in _closing_lines(estimates, machines, prices, assumptions):
         click.echo(line)
@@ -173,6 +175,25 @@ def _other_lines(estimates: Sequence[StageEstimate]) -> list[str]:
                 "is to be done"
             )
     return lines + [f"unknown, {reason}: {', '.join(names)}" for reason, names in unknown.items()]
+
+
+def _measured_lines(trainings: Sequence[StageEstimate]) -> list[str]:
+    """What real runs said, and which assumptions it replaces."""
+    lines = []
+    for estimate in trainings:
+        name, found = estimate.stage_id, estimate.measured
+        if estimate.measured_s is not None:
+            lines.append(f"{name}: took {duration_text(estimate.measured_s)} where it last ran, scaled to these steps")
+        if found is None:
+            continue
+        speed = f"{found.flops_per_s[1] / 1e12:,.0f} TFLOP/s of the model on each of {found.workers} {found.device}"
+        stall = "" if found.stall_s is None else f", {found.stall_s:.3g} s lost to each checkpoint"
+        used = [training.machine for training in estimate.trainings if training.is_measured]
+        use = f"used for {', '.join(used)}" if used else "its speed is not that of these machines"
+        count = "1 attempt" if found.attempts == 1 else f"{found.attempts} attempts"
+        where = f"{count}, the newest in run {found.run_id}"
+        lines.append(f"{name}: measured with {found.strategy}: {speed}{stall} ({where}); {use}")
+    return lines and ["", *lines]
 
 
 def _cost_table(trainings: Sequence[StageEstimate]) -> Table:
@@ -259,118 +280,3 @@ def _closing_lines(
     notes = {note for estimate in estimates for training in estimate.trainings for note in training.notes}
     said = {line for estimate in estimates if estimate.facts for line in estimate.facts.assumptions}
     return [*lines, *(f"note: {line}" for line in sorted(notes | said))]
-
-
-def estimates_to_json(
-    recipe: str, estimates: Sequence[StageEstimate], prices: Prices, assumptions: Assumptions
-) -> dict[str, JSON]:
-    """Bytes, seconds, FLOPs, hours; null is unknown."""
-    shares, failures = assumptions.peak_shares, assumptions.failures
-    return {
-        "format": FORMAT,
-        "recipe": recipe,
-        "assumptions": {
-            "peak_share": {"low": shares.low, "expected": shares.expected, "high": shares.high},
-            "hours_between_failures": failures.hours_between_failures,
-            "preemptions_per_day": failures.preemptions_per_day,
-            "restart_s": failures.restart_s,
-            "checkpoint_gbs": assumptions.checkpoint_gbs,
-            "prices_of": prices.date,
-        },
-        "stages": [_stage_json(estimate) for estimate in estimates],
-    }
-
-
-def _stage_json(estimate: StageEstimate) -> dict[str, JSON]:
-    facts = estimate.facts
-    trainings: list[JSON] = [_training_json(training) for training in estimate.trainings]
-    return {
-        "stage": estimate.stage_id,
-        "kind": estimate.kind,
-        "measured_s": estimate.measured_s,
-        "unknown": estimate.unknown or None,
-        "training": None
-        if facts is None
-        else {
-            "item": facts.item,
-            "steps": facts.steps,
-            "items_per_step": facts.items_per_step,
-            "samples_per_item": facts.samples_per_item or None,
-            "tokens_per_item": facts.tokens_per_item or None,
-            "parameters": facts.parameters,
-            "trained_parameters": facts.trained_parameters,
-            "training_flops_per_item": facts.training_flops,
-            "recomputed_flops_per_item": facts.recomputed_flops,
-            "parts": {
-                part.name: {
-                    "parameters": part.parameters,
-                    "trained_parameters": part.trained_parameters,
-                    "forward_flops_per_item": part.forward_flops,
-                }
-                for part in facts.parts
-            },
-            "assumptions": list(facts.assumptions),
-        },
-        "machines": trainings,
-        "chosen": estimate.chosen.machine if estimate.chosen else None,
-    }
-
-
-def _training_json(training: TrainingEstimate) -> dict[str, JSON]:
-    verdict, checkpoint, step = training.verdict, training.checkpoint, training.step
-    parts = verdict.parts
-    timed = training.possible
-    return {
-        "machine": training.machine,
-        "device": training.device,
-        "fits": verdict.fits,
-        "usable_bytes": verdict.usable,
-        "needed_bytes": parts.total,
-        "parts_bytes": {
-            "weights": parts.weights,
-            "gradients": parts.gradients,
-            "optimizer": parts.optimizer,
-            "live_units": parts.live_units,
-            "activations": parts.activations,
-            "scores": parts.scores,
-            "inputs": parts.inputs,
-            "buffers": parts.buffers,
-        },
-        "layout": _layout_json(verdict.layout),
-        "change": {"text": verdict.change_text, "layout": _layout_json(verdict.change)} if verdict.change else None,
-        "step_s": {
-            "total": step.total_s,
-            "compute": step.compute_s,
-            "communication": step.communication_s,
-            "exposed_communication": step.exposed_s,
-            "data": step.data_s or None,
-        }
-        if timed
-        else None,
-        "wall_s": _range_json(training.wall_s) if timed else None,
-        "gpu_hours": _range_json(training.gpu_hours) if timed else None,
-        "cost": {"low": training.cost.low, "high": training.cost.high, "currency": training.cost.currency}
-        if timed and training.cost
-        else None,
-        "checkpoint": {
-            "bytes": checkpoint.bytes,
-            "write_s": checkpoint.write_s,
-            "interval_s": None if math.isinf(checkpoint.interval_s) else checkpoint.interval_s,
-            "waste_share": checkpoint.waste_share,
-        },
-        "notes": list(training.notes),
-    }
-
-
-def _layout_json(layout: Layout) -> dict[str, JSON]:
-    return {
-        "strategy": layout.strategy,
-        "workers": layout.workers,
-        "shards": layout.shards,
-        "micro_items": layout.micro_items,
-        "recompute": layout.recompute,
-    }
-
-
-def _range_json(found: object) -> dict[str, JSON]:
-    return {end: float(getattr(found, end)) for end in ("low", "expected", "high")}

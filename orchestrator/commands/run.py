@@ -41,7 +41,7 @@ from orchestrator.continuation import ACTIVE, finished_run, interrupted_run
 from orchestrator.errors import CancelledError, OrchestratorError, RecipeError, StageFailedError
 from orchestrator.execution.cancelling import Cancellation
 from orchestrator.execution.job_attempt import stage_driver_arguments
-from orchestrator.execution.stage_run import job_size
+from orchestrator.execution.room import job_size
 from orchestrator.history.changes import record_change
 from orchestrator.history.database.database import database_exists
 from orchestrator.history.events import RunState

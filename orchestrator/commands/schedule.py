@@ -117,7 +117,7 @@ def add_command(
             raise RecipeError(f"schedule {name!r}: exists already; give another --name, or remove it first")
         if budget.is_set:
             plan = make_plan(parsed, plan_view(workspace.artifacts, workspace.database))
-            check_budget(plan, machines, prices, budget)
+            check_budget(plan, machines, prices, budget, workspace.database)
         schedule = Schedule(
             at=iso_time(time.time()),
             recipe=read_text(file),

@@ -2,6 +2,7 @@
 
 import logging
 import signal
+import socket
 import sys
 import tempfile
 import threading
@@ -23,8 +24,10 @@ from orchestrator.errors import (
     EXIT_FAILED,
     EXIT_INFRASTRUCTURE,
     EXIT_REQUEUE,
+    EXIT_UNUSABLE,
     CancelledError,
     OrchestratorError,
+    PrecheckError,
     RecipeError,
     StoreError,
 )
@@ -32,6 +35,7 @@ from orchestrator.execution.local_attempt import AttemptRequest, LocalAttempt
 from orchestrator.execution.room import check_room
 from orchestrator.failures.classes import classified, report_of
 from orchestrator.failures.failure_class import INFRASTRUCTURE, FailureClass
+from orchestrator.installation.version import version
 from orchestrator.liveness.job_records import JobOutcome, JobRecords, StoreTracker
 from orchestrator.logs.lines import LineFormatter
 from orchestrator.logs.run_logs import RunLogs
@@ -53,6 +57,7 @@ STOP_POLL_S = 1.0  # interval of the checks for a stop request in the store
 @click.option("--epoch", type=int, required=True)
 @click.option("--memory-halvings", type=int, default=0)
 @click.option("--avoid-node", "avoided_nodes", multiple=True)
+@click.option("--controller-version", default="")
 @click.option("--store", required=True)
 def stage_driver_command(
     run_id: str,
@@ -62,6 +67,7 @@ def stage_driver_command(
     epoch: int,
     memory_halvings: int,
     avoided_nodes: tuple[str, ...],
+    controller_version: str,
     store: str,
 ) -> int:
     """Run one attempt of one stage and write its outcome into the store."""
@@ -81,6 +87,7 @@ def stage_driver_command(
         logs = RunLogs(store=opened, state=Path(folder), run_id=run_id)
         with logs.capture(attempt.name, is_job=True), StoreTracker(records, log.warning) as tracker:
             try:
+                _check_version(controller_version)
                 request = _request(_plan(opened, digest), attempt, memory_halvings, frozenset(avoided_nodes))
                 outcome = _run(request, logs, tracker, cluster_of_this_job(), stop, left)
             except OrchestratorError as error:  # before any work
@@ -91,6 +98,8 @@ def stage_driver_command(
         return EXIT_REQUEUE
     if outcome.failure is None:
         return 0
+    if outcome.failure.failure is FailureClass.PRECHECK:
+        return EXIT_UNUSABLE  # where the controller sees another store, this says alone that no retry helps
     return EXIT_INFRASTRUCTURE if outcome.failure.failure in INFRASTRUCTURE else EXIT_FAILED
 
 
@@ -141,6 +150,15 @@ class _LeftInTime:
         if work.abort(reason):
             _put_outcome(self._records, JobOutcome(stopped=reason, progressed=work.progressed()))
         exit_now()
+
+
+def _check_version(of_controller: str) -> None:
+    """Raises: PrecheckError: the controller that submitted this job is of another version."""
+    if of_controller and of_controller != version():
+        raise PrecheckError(
+            f"illume {version()} is on node {socket.gethostname()}, but {of_controller} submitted this job; "
+            f"give the cluster's image, or environment, illume {of_controller}"
+        )
 
 
 def _plan(store: Store, digest: str) -> Plan:

@@ -33,7 +33,9 @@ from orchestrator.commands.shared.options import (
 from orchestrator.commands.shared.targets import find_run
 from orchestrator.continuation import finished_run, interrupted_run
 from orchestrator.errors import RecipeError
+from orchestrator.execution.room import check_jobs
 from orchestrator.history.changes import record_change
+from orchestrator.history.database.database import Database
 from orchestrator.planning.plan import Plan, PlanOptions, make_plan
 from orchestrator.planning.plan_file import plan_digest
 from orchestrator.planning.store_view import plan_view
@@ -99,7 +101,7 @@ def submit_command(
             text = f"run {same.run_id} of {same.submission.person} is in the queue already and makes the same"
             _report(plan, same.run_id, is_new=False, text=text, as_json=as_json)
             return
-        check_cluster(plan, cluster, budget, prices)
+        check_cluster(plan, cluster, budget, prices, workspace.database)
         record_change(workspace.store, "gate_override", gate_overrides(overrides))
         continued = interrupted_run(workspace, plan, stage_kinds())
         machines = {} if cluster is None else machines_of(cluster)
@@ -174,17 +176,18 @@ def refuse_other_options(same: Entry, *, priority: int, limits: Limits, after: S
         )
 
 
-def check_cluster(plan: Plan, profile: Profile | None, budget: Limits, prices: Prices) -> None:
+def check_cluster(plan: Plan, profile: Profile | None, budget: Limits, prices: Prices, database: Database) -> None:
     """Find what cannot work before a run waits for it.
 
     Raises: PrecheckError: a stage fits no machine, the cluster lacks what the profile names, the budget is too small.
     """
     machines = {} if profile is None else machines_of(profile)
     refuse_what_cannot_fit(plan, machines, prices)
-    check_budget(plan, machines, prices, budget)
+    check_budget(plan, machines, prices, budget, database)
     cluster = None if profile is None else connect(profile)
     if cluster is not None and cluster.jobs is not None:
         cluster.jobs.check()
+        check_jobs(plan.to_run, cluster.jobs)
 
 
 def stage_prices(recipe: Recipe, machines: Mapping[str, MachineType], prices: Prices) -> dict[str, float]:

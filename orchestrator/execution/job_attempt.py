@@ -30,11 +30,12 @@ from orchestrator.errors import (
     PrecheckError,
     StoreError,
 )
+from orchestrator.execution.job_end import conclude, is_preempted
 from orchestrator.execution.local_attempt import AttemptRequest
-from orchestrator.failures.classes import classified, report_of
-from orchestrator.failures.failure_class import INFRASTRUCTURE, FailureClass
+from orchestrator.failures.classes import classified
 from orchestrator.history.events import EventKind
 from orchestrator.history.run_store import ForwardedTelemetry, RunStore
+from orchestrator.installation.version import version
 from orchestrator.liveness.job_records import JobOutcome, JobRecords, TelemetryBatch, job_id_of, jobs_folder
 from orchestrator.liveness.liveness import JobState, job_state
 from orchestrator.logs.run_logs import JOB_SUFFIX
@@ -58,6 +59,7 @@ def stage_driver_arguments(
 ) -> str:
     """The words of the command line that runs an attempt."""
     words = ["stage-driver", attempt.run_id, attempt.stage_id, attempt.name, "--plan", plan_digest]
+    words += ["--controller-version", version()]
     words += ["--epoch", str(attempt.epoch), "--memory-halvings", str(memory_halvings)]
     words += [word for node in sorted(avoided_nodes) for word in ("--avoid-node", node)]
     return shlex.join([*words, "--store", store])
@@ -236,7 +238,8 @@ class JobAttempt:
             if info is None or info.state in ENDED:
                 break
             if outcome is not None:
-                if not outcome.stopped or self._is_asked_to_stop or num_polls_stopped >= POLLS_FOR_REASON:
+                is_cut = bool(outcome.stopped) or is_preempted(outcome)
+                if not is_cut or self._is_asked_to_stop or num_polls_stopped >= POLLS_FOR_REASON:
                     break
                 num_polls_stopped += 1  # a person, or its machines: only the cluster knows, once the job has ended
             self._say_what_it_waits_for(info)
@@ -245,15 +248,10 @@ class JobAttempt:
                 self._request_stop()
             self._pause()
         _, outcome = self._poll(forwarder)  # once more, for what it reported just before the end
-        if outcome is None and info is not None and info.state is LauncherState.PREEMPTED:
-            raise classified(FailureClass.PREEMPTED, f"job {self._job_id} was ended: {info.message}")
-        if outcome is not None and info is not None and info.state is LauncherState.PREEMPTED and _was_cut(outcome):
-            taken = classified(FailureClass.PREEMPTED, f"job {self._job_id} stopped: {info.message}")
-            return replace(outcome, stopped="", failure=report_of(taken))
-        if outcome is None:
-            end = "is not known to the cluster any more" if info is None else f"ended as {info.state}: {info.message}"
-            raise NodeLostError(f"job {self._job_id} {end} and left no outcome; {self._last_lines()}")
-        return outcome
+        concluded = conclude(self._job_id, info, outcome, self._last_lines)
+        if is_preempted(concluded) and info is not None and info.state not in ENDED:
+            self._end_job()
+        return concluded
 
     def _poll(self, forwarder: "_TelemetryForwarder") -> tuple[JobInfo | None, JobOutcome | None]:
         """State and outcome of the job. Waits while the cluster, the store or the database is away: the job runs on."""
@@ -295,6 +293,13 @@ class JobAttempt:
         if self.detached.is_set():
             raise DetachedError(f"{self._job_id}: not followed any more; the job keeps running")
 
+    def _end_job(self) -> None:
+        """Of a stage driver that has left: its cluster might queue and start it again, for an attempt that is over."""
+        try:
+            self.jobs.stop(self._job_id)
+        except (NodeLostError, PrecheckError) as error:
+            log.warning("job %s may be queued again, and its attempt is over: %s", self._job_id, error)
+
     def _request_stop(self) -> None:
         """Ask the job to stop; where the store is away, the next poll tries again."""
         if self._is_asked_to_stop:
@@ -314,11 +319,6 @@ class JobAttempt:
         except OrchestratorError as error:
             return f"its output cannot be read: {error}"
         return "\n".join(["its last lines:", *lines]) if lines else "it printed nothing"
-
-
-def _was_cut(outcome: JobOutcome) -> bool:
-    """The attempt stopped, or failed as attempts do whose machines go."""
-    return bool(outcome.stopped) or (outcome.failure is not None and outcome.failure.failure in INFRASTRUCTURE)
 
 
 class _TelemetryForwarder:

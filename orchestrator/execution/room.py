@@ -1,11 +1,13 @@
-"""Refuses stages that can never get their CPUs, GPUs or memory."""
+"""Refuses stages that can never get their CPUs, GPUs or memory, and those that a cluster does not take as jobs."""
 
 from collections.abc import Sequence
 
 from orchestrator.cluster.capacity import WorkerResources
+from orchestrator.cluster.jobs import JobLauncher, JobSize
 from orchestrator.cluster.ray_cluster import Cluster
 from orchestrator.errors import PrecheckError
 from orchestrator.planning.plan import PlannedStage
+from orchestrator.stage import Resources
 
 
 def check_room(stages: Sequence[PlannedStage], cluster: Cluster) -> None:
@@ -17,6 +19,8 @@ def check_room(stages: Sequence[PlannedStage], cluster: Cluster) -> None:
     """
     if not stages:
         return
+    if cluster.jobs is not None:
+        check_jobs(stages, cluster.jobs)
     capacity = cluster.capacity(with_gpus=any(stage.spec.resources.gpus for stage in stages))
     if capacity is None:  # each job asks
         return
@@ -29,3 +33,27 @@ def check_room(stages: Sequence[PlannedStage], cluster: Cluster) -> None:
                 f"stages.{stage.id}.resources.{shortage}; ask for less, or use a larger cluster (if nodes are added on "
                 "demand: `autoscales: true` in its profile)"
             )
+
+
+def check_jobs(stages: Sequence[PlannedStage], jobs: JobLauncher) -> None:
+    """Check that the cluster has machines for each stage, before the first one runs.
+
+    Raises: PrecheckError: it has none for one of them.
+    """
+    for stage in stages:
+        try:
+            jobs.sized(job_size(stage.spec.resources)).preview(f"illume-check-{stage.id}", "", {})
+        except PrecheckError as error:
+            raise PrecheckError(f"stages.{stage.id}.{error}") from error
+
+
+def job_size(resources: Resources) -> JobSize:
+    """What a launcher needs to know of a stage."""
+    return JobSize(
+        workers=resources.workers,
+        min_workers=resources.min_workers,
+        cpus=resources.cpus,
+        gpus=resources.gpus,
+        memory_gib=resources.memory_gib,
+        machine=resources.machine,
+    )

@@ -17,12 +17,13 @@ from orchestrator.errors import (
     DetachedError,
     InfrastructureFailedError,
     LeaseLostError,
+    NothingRanError,
     OrchestratorError,
     StageFailedError,
     StoppedError,
 )
 from orchestrator.execution.stage_run import DRIVER_ERRORS, PermanentStageError, RunTools, StageRun
-from orchestrator.failures.failure_class import INFRASTRUCTURE
+from orchestrator.failures.failure_class import INFRASTRUCTURE, FailureClass
 from orchestrator.history.events import EventKind, RunState
 from orchestrator.planning.plan import Plan, PlannedStage, upstream_ids
 
@@ -216,8 +217,7 @@ class RunLoop:
         if progress.failed:
             message = _failure_message(run_id, progress)
             self._transition(RunState.FAILED, message)
-            is_infrastructure = all(error.failure in INFRASTRUCTURE for error in progress.failed.values())
-            raise InfrastructureFailedError(message) if is_infrastructure else StageFailedError(message)
+            raise self._failure_error()(message)
         if progress.waiting or progress.stopped:
             left = ", ".join([*progress.stopped, *progress.waiting])
             keeps_jobs = self._tools.detached.is_set() and self._tools.cluster.jobs is not None
@@ -230,6 +230,15 @@ class RunLoop:
             raise CancelledError(message) if is_cancelled else StoppedError(message)
         self._transition(RunState.SUCCEEDED)
         return {stage_id: artifact for stage_id, artifact in progress.done.items() if artifact is not None}
+
+    def _failure_error(self) -> type[StageFailedError]:
+        progress = self._progress
+        failures = {error.failure for error in progress.failed.values()}
+        if failures <= INFRASTRUCTURE:
+            return InfrastructureFailedError
+        if failures == {FailureClass.PRECHECK} and not any(progress.done.values()):
+            return NothingRanError
+        return StageFailedError
 
     def _transition(self, new: RunState, message: str = "") -> None:
         fields: Mapping[str, JSON] = {"message": message} if message else {}

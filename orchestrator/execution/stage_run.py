@@ -20,7 +20,6 @@ from orchestrator.artifacts.run_epochs import EpochGuard
 from orchestrator.artifacts.shard_ledger import ShardLedger
 from orchestrator.artifacts.stage_records import retract_stage
 from orchestrator.attempt_id import AttemptId
-from orchestrator.cluster.jobs import JobSize
 from orchestrator.cluster.ray_cluster import Cluster
 from orchestrator.errors import (
     CancelledError,
@@ -35,6 +34,7 @@ from orchestrator.execution.attempt_intent import attempt_intent
 from orchestrator.execution.gates import broken_gates, gate_results, gates_to_json
 from orchestrator.execution.job_attempt import JobAttempt, StoppedForAnotherError
 from orchestrator.execution.local_attempt import AttemptRequest, LocalAttempt
+from orchestrator.execution.room import job_size
 from orchestrator.failures.classes import FailureReport, classify, report_of
 from orchestrator.failures.failure_class import INFRASTRUCTURE, FailureClass
 from orchestrator.failures.retries import PastFailure, Retry, decide
@@ -47,7 +47,6 @@ from orchestrator.liveness.liveness import DriverState, Liveness
 from orchestrator.logs.run_logs import RunLogs
 from orchestrator.planning.plan import PlannedStage
 from orchestrator.planning.reasons import QuarantineRetried
-from orchestrator.stage import Resources
 
 log = logging.getLogger(__name__)
 
@@ -382,15 +381,3 @@ class StageRun:
         tools.history.record(
             tools.run_id, kind, fields, epoch=tools.epoch, stage_id=self._planned.id, attempt_id=attempt_id
         )
-
-
-def job_size(resources: Resources) -> JobSize:
-    """What a launcher needs to know of a stage."""
-    return JobSize(
-        workers=resources.workers,
-        min_workers=resources.min_workers,
-        cpus=resources.cpus,
-        gpus=resources.gpus,
-        memory_gib=resources.memory_gib,
-        machine=resources.machine,
-    )

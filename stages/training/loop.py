@@ -134,6 +134,8 @@ def _train(
     watch = StepWatch(
         program, loop, execution.watch, strategy, worker, notify=reporter.notify, saved=saved, first_step=progress.step
     )
+    if worker.rank == 0:
+        reporter.notify(watch.layout(execution.strategy))
     preemption = PreemptionWatch(reporter, worker)
     trainer = _Trainer(program, loop, strategy, worker, watch, progress)
     spread = Spread(from_step=progress.step, workers=worker.world_size, strategy=execution.strategy)

@@ -21,6 +21,7 @@ import pytest
 from orchestrator.cluster.jobs import ENDED
 from orchestrator.cluster.ray_jobs import RayJobs
 from orchestrator.errors import EXIT_INFRASTRUCTURE, EXIT_REQUEUE, EXIT_UNUSABLE, NodeLostError
+from orchestrator.installation.version import version
 from orchestrator.store.layout import RUNS
 from orchestrator.workspace import Workspace
 
@@ -28,6 +29,7 @@ pytestmark = pytest.mark.ray
 
 ROOT = Path(__file__).parents[2]
 PROGRAM = "-m tests.chaos.jobs_program"
+PATIENCE_S = 600  # for a machine that many share; nothing is waited for that has happened
 SQUARES = """
 name: squares
 stages:
@@ -154,12 +156,12 @@ def desk(tmp_path: Path, head: Head) -> Desk:
 
 
 def ended(process: subprocess.Popen[str]) -> tuple[int, str]:
-    out, err = process.communicate(timeout=150)
+    out, err = process.communicate(timeout=PATIENCE_S)
     return process.returncode, out + err
 
 
-def wait_for(condition: Callable[[], bool], timeout_s: float = 90.0) -> None:
-    give_up_at = time.monotonic() + timeout_s
+def wait_for(condition: Callable[[], bool]) -> None:
+    give_up_at = time.monotonic() + PATIENCE_S
     while not condition():
         assert time.monotonic() < give_up_at
         time.sleep(0.05)
@@ -243,6 +245,33 @@ def test_a_job_that_dies_without_an_outcome_is_tried_again(desk: Desk) -> None:
     check_nothing_left(desk, events)
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("", f"is illume {version()} in the image, or the environment, of the cluster"),
+        ("--store ELSEWHERE", f"does the cluster see the store of this machine, and has it illume {version()}"),
+        ("--controller-version 0.0.1", "but 0.0.1 submitted this job; give the cluster's image"),
+        ("--an-option-of-later", "No such option"),
+    ],
+    ids=["no program", "another store", "another version", "a much older one"],
+)
+def test_a_cluster_that_cannot_begin_is_told_once_and_not_tried_again(desk: Desk, options: str, message: str) -> None:
+    desk.write(TROUBLE.replace("WHAT", "none"))
+    program = desk.folder / "program"
+    if options:
+        words = options.replace("ELSEWHERE", str(desk.folder / "elsewhere"))
+        program.write_text(f'#!/bin/sh\nexec {sys.executable} {PROGRAM} "$@" {words}\n')
+        program.chmod(0o755)
+    profile = {"kind": "ray_jobs", "address": desk.head.address, "command": str(program)}
+    (desk.folder / "profile.yaml").write_text(json.dumps(profile))
+    code, text = ended(desk.start())
+    assert code == EXIT_UNUSABLE, text
+    assert message in text
+    events = desk.events()
+    assert states(events, "trouble") == ["INTENT", "RUNNING", "FAILED"]  # one job
+    assert "precheck" in [event.fields.get("failure_class") for event in events]
+
+
 def test_a_wrong_token_is_refused_before_there_is_a_run(desk: Desk) -> None:
     desk.write(TROUBLE.replace("WHAT", "none"))
     code, text = ended(desk.start(RAY_AUTH_TOKEN="0" * 64))
@@ -274,7 +303,7 @@ def check_nothing_left(desk: Desk, events: list[Any]) -> None:
 
 def wait_until_ended(jobs: RayJobs, job_id: str) -> bool:
     """The outcome is known a moment before the process has ended."""
-    give_up_at = time.monotonic() + 30
+    give_up_at = time.monotonic() + PATIENCE_S
     while time.monotonic() < give_up_at:
         info = jobs.info(job_id)
         if info is not None and info.state in ENDED:

@@ -22,6 +22,7 @@ pytestmark = pytest.mark.ray
 
 ROOT = Path(__file__).parents[2]
 PROGRAM = "-m tests.chaos.jobs_program"
+PATIENCE_S = 900  # for a machine that many share; nothing is waited for that has happened
 STEPS = """
 name: steps
 stages:
@@ -76,10 +77,8 @@ class Desk:
         file = self.folder / "worked"
         return file.read_text().split() if file.exists() else []
 
-    def wait_for(
-        self, condition: Callable[[], bool], controller: subprocess.Popen[str], timeout_s: float = 150
-    ) -> None:
-        give_up_at = time.monotonic() + 150
+    def wait_for(self, condition: Callable[[], bool], controller: subprocess.Popen[str]) -> None:
+        give_up_at = time.monotonic() + PATIENCE_S
         while not condition():
             assert controller.poll() is None, self.log()
             assert time.monotonic() < give_up_at, self.log()
@@ -87,7 +86,7 @@ class Desk:
 
     def ended(self, controller: subprocess.Popen[str]) -> int:
         try:
-            return controller.wait(timeout=200)
+            return controller.wait(timeout=PATIENCE_S)
         except subprocess.TimeoutExpired:
             controller.kill()
             raise AssertionError(self.log()) from None
@@ -95,7 +94,7 @@ class Desk:
     def how_jobs_ended(self) -> list[list[str]]:
         """As each wrote it, which takes a moment longer than the stage: the daemons of Ray are stopped before."""
         folders = sorted((self.folder / "jobs").iterdir())
-        give_up_at = time.monotonic() + 150
+        give_up_at = time.monotonic() + PATIENCE_S
         while not all((folder / "ended").exists() for folder in folders):
             assert time.monotonic() < give_up_at, self.log()
             time.sleep(0.1)
@@ -103,7 +102,7 @@ class Desk:
 
     def wait_for_an_empty_queue(self) -> None:
         """No job is left: Slurm notes the end of a batch shell a moment after it."""
-        give_up_at = time.monotonic() + 60
+        give_up_at = time.monotonic() + PATIENCE_S
         while self.slurm.command("squeue", "--noheader", "--states=running,pending").strip():
             assert time.monotonic() < give_up_at, self.log()
             time.sleep(0.2)
@@ -162,7 +161,7 @@ ONE_BY_ONE: dict[str, Any] = {
 @pytest.mark.slow
 def test_a_stage_begins_with_one_node_and_another_one_joins(desk: Desk) -> None:
     """One of the three nodes is somebody else's at first: the head and one worker have the others."""
-    words = ["--parsable", "--exclusive", "--wrap=sleep 600", f"--output={desk.folder}/other"]
+    words = ["--parsable", "--exclusive", "--wrap=sleep 3600", f"--output={desk.folder}/other"]
     other = desk.slurm.command("sbatch", *words).strip()
     controller = desk.start(ELASTIC, pause_s=3.0, **ONE_BY_ONE)
     desk.wait_for(lambda: bool(desk.worked()), controller)

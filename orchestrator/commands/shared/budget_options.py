@@ -9,9 +9,11 @@ import click
 
 from clusters.planner.estimate import Assumptions
 from clusters.planner.machines import MachineType
+from clusters.planner.measured import measured_in
 from clusters.planner.prices import BUILT_IN, Prices, load_prices
 from clusters.planner.recipes import StageEstimate, estimate_plan
 from orchestrator.errors import PrecheckError, RecipeError
+from orchestrator.history.database.database import Database
 from orchestrator.planning.plan import Plan
 from orchestrator.queue.records import MAX_PRIORITY, Limits
 
@@ -59,14 +61,17 @@ def current_prices(file: Path, budget: Limits) -> Prices:
     return prices
 
 
-def check_budget(plan: Plan, machines: Mapping[str, MachineType], prices: Prices, budget: Limits) -> None:
-    """Refuse a run whose budget is below what it is expected to take.
+def check_budget(
+    plan: Plan, machines: Mapping[str, MachineType], prices: Prices, budget: Limits, database: Database
+) -> None:
+    """Refuse a run whose budget is below what it is expected to take, by what its earlier runs measured if they did.
 
     Raises: PrecheckError: it is; or it is in money, and the price of an accelerator is unknown.
     """
     if not budget.is_set:
         return
-    estimates = [found for found in estimate_plan(plan, machines, prices, Assumptions()) if found.facts is not None]
+    all_stages = estimate_plan(plan, machines, prices, Assumptions(), measured_in(database, plan))
+    estimates = [found for found in all_stages if found.facts is not None]
     hours = sum(found.chosen.gpu_hours.expected for found in estimates if found.chosen)
     if budget.gpu_hours is not None and hours > budget.gpu_hours:
         raise PrecheckError(

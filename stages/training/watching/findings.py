@@ -10,6 +10,7 @@ from orchestrator.history.node_offences import NODE_OFFENCE
 from orchestrator.stage import StageContext
 from stages.training.watching.notices import (
     CORRUPT_WORKER,
+    LAYOUT,
     PREEMPTED,
     SLOW_WORKER,
     SPIKE,
@@ -35,6 +36,7 @@ class Findings:
         self.preempted = ""  # why the workers ended before the last step; "": not for that
         self._handlers: Mapping[str, Callable[[Notice], None]] = {
             WORKERS: self._workers,
+            LAYOUT: self._layout,
             SLOW_WORKER: self._slow_worker,
             UNFIT_NODE: self._unfit_node,
             CORRUPT_WORKER: self._corrupt_worker,
@@ -56,6 +58,9 @@ class Findings:
 
     def _workers(self, notice: Notice) -> None:
         self.nodes = tuple(notice.fields["nodes"])
+
+    def _layout(self, notice: Notice) -> None:
+        self._event(notice.kind, notice.fields)  # for estimates of the next runs
 
     def _slow_worker(self, notice: Notice) -> None:
         found = notice.fields

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 WORKERS = "workers"  # the node of each worker, once known: {"nodes": [name by rank]}
+LAYOUT = "training_layout"  # what the speed of steps was measured on: {"workers", "strategy", "device", "peak_tflops"}
 SLOW_WORKER, UNFIT_NODE, CORRUPT_WORKER, SPIKE, PREEMPTED = (
     "slow_worker",
     "unfit_node",

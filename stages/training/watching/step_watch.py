@@ -16,10 +16,10 @@ from stages.training.strategies.strategy import Strategy
 from stages.training.watching.baseline import BASELINES, Baselines
 from stages.training.watching.forward_time import ForwardTime
 from stages.training.watching.node_proof import CPU, GPU, matmul_seconds, node_name
-from stages.training.watching.notices import CORRUPT_WORKER, SLOW_WORKER, WORKERS, Notice, Notify
+from stages.training.watching.notices import CORRUPT_WORKER, LAYOUT, SLOW_WORKER, WORKERS, Notice, Notify
 from stages.training.watching.spikes import SpikedStep, SpikeError, describe_spike
 from stages.training.watching.system_metrics import SystemMetrics
-from stages.training.watching.throughput import peak_flops, throughput_metrics
+from stages.training.watching.throughput import device_name, peak_flops, throughput_metrics
 from stages.training.watching.validation import BEST, VALIDATION, Best, best_of, validate
 from stages.training.watching.verification import (
     ODD_REPLICA,
@@ -84,6 +84,12 @@ class StepWatch:
         self.unsound_after: int | None = None  # checkpoints of later steps may hold what a corrupt worker computed
         if worker.rank == 0:
             notify(Notice(kind=WORKERS, fields={"nodes": self._nodes}))
+
+    def layout(self, strategy: str) -> Notice:
+        """What the speed of these steps is measured on."""
+        device, peak_tflops = device_name(self._worker.device), self._peak / 1e12
+        fields = {"workers": self._worker.world_size, "strategy": strategy, "device": device}
+        return Notice(kind=LAYOUT, fields={**fields, "peak_tflops": round(peak_tflops, 3)})
 
     def facts(self) -> dict[str, JSON]:
         """To be saved with a checkpoint."""

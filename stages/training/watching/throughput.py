@@ -14,7 +14,12 @@ def peak_flops(device: torch.device, stated_tflops: float) -> float:
     """Dense bf16 FLOPs per second of a worker's device: as stated, else of the device table; 0: nobody knows."""
     if stated_tflops:
         return stated_tflops * 1e12
-    return peak_of_name(torch.cuda.get_device_name(device)) if device.type == "cuda" else 0.0
+    return peak_of_name(device_name(device)) if device.type == "cuda" else 0.0
+
+
+def device_name(device: torch.device) -> str:
+    """As its driver calls it, such as "NVIDIA H100 80GB HBM3"; else its type."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
 def peak_of_name(name: str) -> float:

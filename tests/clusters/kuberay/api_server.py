@@ -1,13 +1,15 @@
 """A stand-in for a Kubernetes API server: RayJobs are stored, and checked as strictly as the real CRD is.
 
-Create (with dry run and field validation), get, list by label, patch, delete; pods and their output are given by the
-test. A test plays the operator and Kueue by writing `status` and `suspend`.
+Create (with dry run and field validation), get, list by label, patch, delete; Workloads of Kueue are listed by the UID
+of their RayJob and go with it. Pods and their output are given by the test, which plays the operator and Kueue by
+writing `status`, `suspend` and the conditions of Workloads.
 """
 
 import copy
 import json
 import re
 import threading
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -20,7 +22,7 @@ import yaml
 from jsonschema import Draft202012Validator
 
 _PATH = re.compile(
-    r"/apis/(?P<group>ray\.io/v1|kueue\.x-k8s\.io/v1beta1)/namespaces/(?P<ns>[^/]+)/(?P<plural>\w+)(?:/(?P<name>[^/]+))?"
+    r"/apis/(?P<group>ray\.io/v1|kueue\.x-k8s\.io/v1beta[12])/namespaces/(?P<ns>[^/]+)/(?P<plural>\w+)(?:/(?P<name>[^/]+))?"
 )
 _PODS = re.compile(r"/api/v1/namespaces/(?P<ns>[^/]+)/pods(?:/(?P<name>[^/]+)/log)?")
 
@@ -32,6 +34,10 @@ class ApiServer:
     validator: Draft202012Validator | None  # of RayJob; None: nothing is checked
     address: str = ""
     objects: dict[str, dict[str, Any]] = field(default_factory=dict)  # RayJobs by name
+    workloads: dict[str, dict[str, Any]] = field(default_factory=dict)  # of Kueue, by the UID of their RayJob
+    heads: dict[str, dict[str, Any]] = field(default_factory=dict)  # pods of heads, by the name of their RayCluster
+    kueue: str = "v1beta2"  # the version of Kueue's API that is served
+    forbidden: set[str] = field(default_factory=set)  # plurals that nobody may read
     queues: set[str] = field(default_factory=set)
     outputs: dict[str, str] = field(default_factory=dict)  # of pods, by the name of their RayJob
     requests: list[str] = field(default_factory=list)
@@ -140,6 +146,11 @@ class _Handler(BaseHTTPRequestHandler):
     def refuse(self, code: int, message: str) -> None:
         self.answer(code, {"kind": "Status", "status": "Failure", "message": message, "code": code})
 
+    def absent(self, plural: str, name: str) -> None:
+        message = f'{plural} "{name}" not found'
+        details = {"name": name, "kind": plural.partition(".")[0]}
+        self.answer(404, {"kind": "Status", "status": "Failure", "message": message, "details": details, "code": 404})
+
     def handle_one(self) -> None:
         url = urlparse(self.path)
         query = {name: values[-1] for name, values in parse_qs(url.query).items()}
@@ -155,9 +166,17 @@ class _Handler(BaseHTTPRequestHandler):
         found = _PATH.fullmatch(url.path)
         if found is None:
             return self.refuse(404, f"the server could not find {url.path}")
+        if found["plural"] in self.server.state.forbidden:
+            return self.refuse(403, f"{found['plural']} is forbidden")
+        if found["group"].startswith("kueue") and not found["group"].endswith(self.server.state.kueue):
+            return self.answer(404, "404 page not found\n")
+        if found["plural"] == "workloads":
+            uid = query["labelSelector"].removeprefix("kueue.x-k8s.io/job-uid=")
+            items = [self.server.state.workloads[uid]] if uid in self.server.state.workloads else []
+            return self.answer(200, {"kind": "WorkloadList", "items": items})
         if found["plural"] == "localqueues":
             known = found["name"] in self.server.state.queues
-            return self.answer(200, {}) if known else self.refuse(404, f'localqueues "{found["name"]}" not found')
+            return self.answer(200, {}) if known else self.absent("localqueues.kueue.x-k8s.io", str(found["name"]))
         return self.ray_jobs(found["name"], query, body)
 
     do_GET = do_POST = do_PATCH = do_DELETE = handle_one
@@ -165,6 +184,9 @@ class _Handler(BaseHTTPRequestHandler):
     def pods(self, name: str | None, query: dict[str, str]) -> None:
         if name is not None:
             return self.answer(200, self.server.state.outputs[name.removesuffix("-pod")])
+        if cluster := re.fullmatch(r"ray\.io/cluster=(.*),ray\.io/node-type=head", query["labelSelector"]):
+            heads = [self.server.state.heads[cluster[1]]] if cluster[1] in self.server.state.heads else []
+            return self.answer(200, {"kind": "PodList", "apiVersion": "v1", "items": heads})
         wanted = query["labelSelector"].removeprefix("job-name=")
         items = [{"metadata": {"name": f"{wanted}-pod"}}] if wanted in self.server.state.outputs else []
         return self.answer(200, {"kind": "PodList", "apiVersion": "v1", "items": items})
@@ -177,6 +199,7 @@ class _Handler(BaseHTTPRequestHandler):
             if body["metadata"]["name"] in self.server.state.objects:
                 return self.refuse(409, "already exists")
             if not query.get("dryRun"):
+                body["metadata"]["uid"] = str(uuid.uuid4())
                 self.server.state.objects[body["metadata"]["name"]] = copy.deepcopy(body)
             return self.answer(201, body)
         if name is None:
@@ -186,9 +209,10 @@ class _Handler(BaseHTTPRequestHandler):
             items = [found for found in every if wanted.items() <= found["metadata"]["labels"].items()]
             return self.answer(200, {"kind": "RayJobList", "items": items})
         if name not in self.server.state.objects or self.server.state.unserved:
-            return self.refuse(404, f'rayjobs.ray.io "{name}" not found')
+            return self.absent("rayjobs.ray.io", name)
         if self.command == "DELETE":
-            self.server.state.objects.pop(name)
+            deleted = self.server.state.objects.pop(name)
+            self.server.state.workloads.pop(deleted["metadata"]["uid"], None)
             return self.answer(200, {"kind": "Status", "status": "Success"})
         if self.command == "PATCH":
             self.server.state.objects[name]["metadata"]["annotations"] |= body["metadata"]["annotations"]

@@ -1,7 +1,9 @@
 """A small KubeRay operator and Kueue: each RayJob of the stand-in API server becomes real Ray processes here.
 
 It does what its manifest says: a head, a node for each replica of the workers, the entrypoint, the `preStop` hook of
-the head before anything is ended. Kueue is played by `spec.suspend`: new jobs are admitted; a test suspends one again.
+the head before anything is ended. As with KubeRay 1.7, a RayJob is suspended before its pods have ended, and becomes
+another cluster once it is admitted again. As with Kueue, each RayJob has a Workload, and the oldest that waits goes
+first; a test takes the room away and gives it back.
 """
 
 import os
@@ -12,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,8 +23,9 @@ from typing import Any
 from tests.clusters.kuberay.api_server import ApiServer
 from tests.clusters.slurm.lab import free_ports
 
+NO_ROOM = "couldn't assign flavors to pod set head: insufficient unused quota for cpu in flavor default, 4 more needed"
+TAKEN = "Preempted to accommodate a workload (UID: 1, JobUID: 2) due to prioritization in the ClusterQueue"
 _POLL_S = 0.2
-_START_S = 120.0
 
 
 @dataclass(kw_only=True)
@@ -115,6 +119,8 @@ class Operator:
     folder: Path
     running: dict[str, RayProcesses] = field(default_factory=dict)
     started: list[str] = field(default_factory=list)  # names of RayJobs, once for each cluster that was made
+    has_room: bool = True  # in Kueue's quota
+    _ending: list[threading.Thread] = field(default_factory=list)  # pods within their grace period
     _stop: threading.Event = field(default_factory=threading.Event)
     _thread: threading.Thread | None = None
 
@@ -127,16 +133,23 @@ class Operator:
         self._stop.set()
         if self._thread is not None:
             self._thread.join()
+        for thread in self._ending:
+            thread.join()
         for found in self.running.values():
             found.stop(with_hooks=False)
 
     def log(self) -> str:
         return "\n".join(f"== {file.name}\n{file.read_text()[-6000:]}" for file in sorted(self.folder.glob("*.log")))
 
-    def suspend(self) -> None:
-        """Kueue wants the nodes of the running job for other work."""
+    def evict(self) -> None:
+        """Kueue takes the nodes of the running job for other work; there is no room until the test says so."""
+        self.has_room = False
         (name,) = self.running
-        self.server.objects[name]["spec"]["suspend"] = True
+        manifest = self.server.objects[name]
+        evicted = _condition("Evicted", "True", "Preempted", TAKEN)
+        pending = _condition("QuotaReserved", "False", "Pending", NO_ROOM)
+        self.server.workloads[manifest["metadata"]["uid"]]["status"] = {"conditions": [evicted, pending]}
+        manifest["spec"]["suspend"] = True
 
     def kill(self) -> None:
         """The machines of the running job lose their power."""
@@ -148,29 +161,66 @@ class Operator:
             for name, found in list(self.running.items()):
                 self._look(name, found)
             for name, manifest in list(self.server.objects.items()):
-                status = manifest.setdefault("status", {})
-                if name not in self.running and not status and manifest["spec"].get("suspend"):
-                    manifest["spec"]["suspend"] = False  # there is room
-                elif name not in self.running and not status:
-                    self.started.append(name)
-                    self.running[name] = RayProcesses(manifest=manifest, log=self.folder / f"{name}.log")
-                    status |= {"jobDeploymentStatus": "Initializing"}
-                    self.running[name].start()
-                    status |= {"jobDeploymentStatus": "Running", "jobStatus": "RUNNING"}
+                self._queue(manifest)
+                if name not in self.running:
+                    self._start_or_suspend(name, manifest)
+
+    def _queue(self, manifest: dict[str, Any]) -> None:
+        """As Kueue does: a Workload for each RayJob, admitted while there is room."""
+        uid = manifest["metadata"]["uid"]
+        if "kueue.x-k8s.io/queue-name" not in manifest["metadata"]["labels"]:
+            return
+        pending = _condition("QuotaReserved", "False", "Pending", NO_ROOM)
+        workload = self.server.workloads.setdefault(
+            uid, {"spec": {"active": True}, "status": {"conditions": [pending]}}
+        )
+        if self.has_room and manifest["spec"].get("suspend"):
+            workload["status"] = {"conditions": [_condition("QuotaReserved", "True", "QuotaReserved", "")]}
+            manifest["spec"]["suspend"] = False
+
+    def _start_or_suspend(self, name: str, manifest: dict[str, Any]) -> None:
+        status = manifest.setdefault("status", {})
+        state = status.get("jobDeploymentStatus", "")
+        if state == "Suspending":
+            manifest["status"] = {"jobDeploymentStatus": "Suspended", "jobStatus": ""}
+        elif state in ("", "Suspended") and not manifest["spec"].get("suspend"):
+            self.started.append(name)
+            cluster = f"{name}-{len(self.started)}"
+            found = self.running[name] = RayProcesses(manifest=manifest, log=self.folder / f"{cluster}.log")
+            manifest["status"] = {"jobDeploymentStatus": "Initializing", "rayClusterName": cluster}
+            self.server.heads[cluster] = {"metadata": {"name": f"{cluster}-head"}, "status": {"phase": "Running"}}
+            found.start()
+            manifest["status"] |= {"jobDeploymentStatus": "Running", "jobStatus": "RUNNING"}
 
     def _look(self, name: str, found: RayProcesses) -> None:
         if not found.head_id:
             found.find_head()
         manifest = self.server.objects.get(name)
+        cluster = found.manifest["status"]["rayClusterName"]
         if manifest is None or manifest["spec"].get("suspend"):
-            found.stop()
             self.running.pop(name)
             if manifest is not None:
-                manifest["status"] = {"jobDeploymentStatus": "Suspended", "jobStatus": ""}
+                manifest["status"] = {"jobDeploymentStatus": "Suspending", "jobStatus": "RUNNING"}
+            self._ending.append(threading.Thread(target=self._end, args=(cluster, found)))
+            self._ending[-1].start()
             return
         code = found.driver.poll() if found.driver is not None else None
         if code is not None:
             found.stop(with_hooks=False)
+            self.server.heads.pop(cluster)
             self.running.pop(name)
             state, job = ("Complete", "SUCCEEDED") if code == 0 else ("Failed", "FAILED")
             manifest["status"] |= {"jobDeploymentStatus": state, "jobStatus": job, "message": f"exit code {code}"}
+
+    def _end(self, cluster: str, found: RayProcesses) -> None:
+        """The pods of a cluster that is deleted, in their grace period."""
+        spec = found.cluster["headGroupSpec"]["template"]["spec"]
+        deadline = time.gmtime(time.time() + spec["terminationGracePeriodSeconds"])
+        metadata = self.server.heads[cluster]["metadata"]
+        metadata["deletionTimestamp"] = time.strftime("%Y-%m-%dT%H:%M:%SZ", deadline)
+        found.stop()
+        self.server.heads.pop(cluster)
+
+
+def _condition(kind: str, status: str, reason: str, message: str) -> dict[str, str]:
+    return {"type": kind, "status": status, "reason": reason, "message": message}

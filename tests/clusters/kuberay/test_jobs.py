@@ -10,7 +10,7 @@ import pytest
 from clusters.kuberay.config import Claim, KubeMachine, KubeRayProfile, Toleration
 from clusters.kuberay.jobs import KubeRayJobs
 from clusters.kuberay.manifest import object_name
-from orchestrator.cluster.jobs import JobSize, JobState
+from orchestrator.cluster.jobs import JobInfo, JobSize, JobState
 from orchestrator.errors import NodeLostError, PrecheckError
 from tests.clusters.kuberay.api_server import ApiServer, api_server
 
@@ -161,6 +161,125 @@ def test_a_job_whose_nodes_kueue_takes_is_over_and_deleted(server: ApiServer) ->
     jobs.info(JOB)
     server.only()["status"] = {"jobDeploymentStatus": "Suspended"}
     server.only()["spec"]["suspend"] = True
+    info = jobs.info(JOB)
+    assert info is not None
+    assert info.state is JobState.PREEMPTED
+    assert server.objects == {}
+
+
+def condition(kind: str, status: str, reason: str, message: str = "") -> dict[str, str]:
+    return {"type": kind, "status": status, "reason": reason, "message": message}
+
+
+def workload(*conditions: dict[str, str], active: bool = True, **status: object) -> dict[str, object]:
+    return {"spec": {"active": active}, "status": {"conditions": list(conditions), **status}}
+
+
+QUOTA = "couldn't assign flavors to pod set head: insufficient unused quota for cpu in flavor default, 4 more needed"
+CHECKS = [{"name": "dws", "state": "Pending", "message": "no nodes yet"}, {"name": "multikueue", "state": "Ready"}]
+
+
+@pytest.mark.parametrize(
+    ("found", "message"),
+    [
+        (workload(condition("QuotaReserved", "False", "Pending", QUOTA)), f"Kueue: {QUOTA}"),
+        (workload(condition("QuotaReserved", "True", "QuotaReserved"), admissionChecks=CHECKS), "Kueue: dws: no nodes"),
+        (workload(active=False), "Kueue: its Workload is deactivated"),
+        (workload(), "Kueue"),
+        (None, "Kueue"),  # it has not seen the job yet
+    ],
+)
+@pytest.mark.parametrize("version", ["v1beta2", "v1beta1"])
+def test_a_job_in_the_queue_waits_with_the_reason_of_kueue(
+    server: ApiServer, version: str, found: dict[str, object] | None, message: str
+) -> None:
+    server.kueue = version
+    jobs = jobs_of(server)
+    jobs.check()
+    jobs.submit(JOB, "stage-driver", RUN)
+    if found is not None:
+        server.workloads[server.only()["metadata"]["uid"]] = found
+    info = jobs.info(JOB)
+    assert info is not None
+    assert (info.state, info.message[: len(message)]) == (JobState.PENDING, message)
+    server.forbidden.add("workloads")  # who may not read them waits all the same
+    assert jobs.info(JOB) == replace(info, message="Kueue")
+
+
+def suspended(server: ApiServer, *conditions: dict[str, str], state: str = "Suspended") -> None:
+    found = server.only()
+    found["spec"]["suspend"], found["status"] = True, {"jobDeploymentStatus": state}
+    server.workloads[found["metadata"]["uid"]] = workload(*conditions)
+
+
+def running(server: ApiServer, cluster: str) -> None:
+    server.only()["spec"]["suspend"] = False
+    server.only()["status"] = {"jobDeploymentStatus": "Running", "jobStatus": "RUNNING", "rayClusterName": cluster}
+
+
+@pytest.mark.parametrize(
+    ("evicted", "state", "message", "by_person"),
+    [
+        (("Preempted", "for a workload of team b"), JobState.PREEMPTED, "took its nodes for other work: for a", False),
+        (("PodsReadyTimeout", "not ready"), JobState.PREEMPTED, "took its nodes for other work: not ready", False),
+        (("DeactivatedDueToMaximumExecutionTimeExceeded", ""), JobState.PREEMPTED, "its time is over", False),
+        (("DeactivatedDueToRequeuingLimitExceeded", "10 times"), JobState.FAILED, "no nodes any more: 10", False),
+        (("Deactivated", "The workload is deactivated"), JobState.STOPPED, "its Workload was deactivated", True),
+        (("InactiveWorkload", ""), JobState.STOPPED, "its Workload was deactivated", True),
+    ],
+)
+def test_why_kueue_took_the_nodes_decides_what_follows(
+    server: ApiServer, evicted: tuple[str, str], state: JobState, message: str, by_person: bool
+) -> None:
+    jobs = jobs_of(server)
+    jobs.submit(JOB, "stage-driver", RUN)
+    running(server, "c1")
+    jobs.info(JOB)
+    suspended(server, condition("Evicted", "True", *evicted))
+    info = jobs.info(JOB)
+    assert info is not None
+    assert (info.state, info.by_person) == (state, by_person)
+    assert message in info.message
+    assert server.objects == {}
+
+
+def test_a_job_whose_nodes_are_taken_runs_until_its_head_has_ended(server: ApiServer) -> None:
+    """KubeRay suspends a job at once, while its pods have their grace period for a checkpoint."""
+    jobs = jobs_of(server)
+    jobs.submit(JOB, "stage-driver", RUN)
+    running(server, "c1")
+    assert jobs.info(JOB) == JobInfo(state=JobState.RUNNING, message="")
+    server.heads["c1"] = {"metadata": {"name": "c1-head"}, "status": {"phase": "Running"}}
+    for state in ("Suspending", "Suspended"):
+        suspended(server, state=state)
+        assert jobs.info(JOB) == JobInfo(state=JobState.RUNNING, message="Kueue takes its nodes; its pods are ending")
+    assert len(server.objects) == 1
+    server.heads["c1"]["status"]["phase"] = "Failed"
+    info = jobs.info(JOB)
+    assert info is not None
+    assert info.state is JobState.PREEMPTED
+    assert server.objects == {}
+
+
+def test_a_head_on_a_node_that_nobody_reaches_is_not_waited_for(server: ApiServer) -> None:
+    jobs = jobs_of(server)
+    jobs.submit(JOB, "stage-driver", RUN)
+    running(server, "c1")
+    jobs.info(JOB)
+    metadata = {"name": "c1-head", "deletionTimestamp": "2026-01-01T00:00:00Z"}
+    server.heads["c1"] = {"metadata": metadata, "status": {"phase": "Running"}}
+    suspended(server)
+    info = jobs.info(JOB)
+    assert info is not None
+    assert info.state is JobState.PREEMPTED
+
+
+def test_a_job_that_kueue_admitted_again_while_nobody_looked_is_over_too(server: ApiServer) -> None:
+    jobs = jobs_of(server)
+    jobs.submit(JOB, "stage-driver", RUN)
+    running(server, "c1")
+    jobs.info(JOB)
+    running(server, "c2")
     info = jobs.info(JOB)
     assert info is not None
     assert info.state is JobState.PREEMPTED

@@ -6,6 +6,7 @@ import pytest
 from clusters.planner.estimate import Assumptions, Request, cheapest, estimate_training
 from clusters.planner.intervals import FailureModel, daly_s, waste_share
 from clusters.planner.machines import MachineType
+from clusters.planner.measured import MeasuredTraining
 from clusters.planner.memory import Layout
 from clusters.planner.prices import load_prices
 from orchestrator.cost import CostFacts
@@ -71,9 +72,42 @@ def test_too_few_machines_are_said() -> None:
     assert found.notes == ("asks for 64 workers; these machines have 8 accelerators, and are estimated with them",)
 
 
+MEASURED = MeasuredTraining(
+    device="H200-SXM",
+    strategy="ddp",
+    workers=16,
+    run_id="r1",
+    attempts=3,
+    flops_per_s=(1e14, 2e14, 4e14),
+    stall_s=5.0,
+)
+
+
 def test_measured_steps_replace_the_assumed_share() -> None:
-    found = estimate_training(facts_for, replace(REQUEST, measured_step_s=2.0), "big", BIG, PRICES, NEVER_FAILS)
-    assert (found.wall_s.low, found.wall_s.high) == (2000, 2000)
+    found = estimate_training(facts_for, replace(REQUEST, measured=MEASURED), "big", BIG, PRICES, NEVER_FAILS)
+    seconds = facts().training_flops * 64 / 8 / 2e14  # eight rows of 64 for each worker, communication included
+    assert found.is_measured
+    assert found.step.total_s == pytest.approx(seconds)
+    assert found.wall_s.expected == pytest.approx(1000 * seconds)
+    assert found.wall_s.low == pytest.approx(1000 * seconds / 2)
+    assert found.wall_s.high == pytest.approx(1000 * seconds * 2)
+
+
+@pytest.mark.parametrize("changes", [{"device": "H100-SXM"}, {"strategy": "fsdp2"}, {"strategy": "deepspeed"}])
+def test_a_speed_that_was_measured_on_others_replaces_nothing(changes: dict[str, str]) -> None:
+    other = replace(MEASURED, **changes)  # type: ignore[arg-type]  # two texts
+    found = estimate_training(facts_for, replace(REQUEST, measured=other), "big", BIG, PRICES, NEVER_FAILS)
+    assumed = estimate_training(facts_for, REQUEST, "big", BIG, PRICES, NEVER_FAILS)
+    assert not found.is_measured
+    assert found.step == assumed.step
+
+
+def test_a_measured_checkpoint_replaces_the_assumed_writing() -> None:
+    found = estimate_training(facts_for, replace(REQUEST, measured=MEASURED), "big", BIG, PRICES, Assumptions())
+    assumed = estimate_training(facts_for, REQUEST, "big", BIG, PRICES, Assumptions())
+    assert (found.checkpoint.write_s, found.checkpoint.bytes) == (5.0, assumed.checkpoint.bytes)
+    assert found.checkpoint.interval_s == pytest.approx(daly_s(5.0, 50_677 * 3600 / 8))
+    assert found.checkpoint.waste_share < assumed.checkpoint.waste_share
 
 
 def test_the_cheapest_that_works() -> None:

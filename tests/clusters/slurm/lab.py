@@ -4,6 +4,7 @@ Needs root and Debian's slurmctld, slurmd and slurm-client. Nothing outside the 
 """
 
 import os
+import random
 import shutil
 import socket
 import subprocess
@@ -40,7 +41,10 @@ SelectType=select/cons_tres
 SelectTypeParameters=CR_Core
 SchedulerParameters=bf_interval=2,sched_interval=2,batch_sched_delay=0
 ReturnToService=2
-SlurmdTimeout=10
+FirstJobId={first_job}
+SlurmdTimeout=40
+BatchStartTimeout=300
+MessageTimeout=60
 KillWait=5
 MinJobAge=60
 SlurmdParameters=config_overrides
@@ -48,7 +52,7 @@ PreemptType=preempt/partition_prio
 PreemptMode=CANCEL
 {notice}
 {nodes}
-PartitionName=main Nodes=n[1-3] Default=YES MaxTime=60 PriorityTier=1 PreemptMode=CANCEL GraceTime=60
+PartitionName=main Nodes=n[1-3] Default=YES MaxTime=60 PriorityTier=1 PreemptMode=CANCEL GraceTime=300
 PartitionName=urgent Nodes=n[1-3] MaxTime=60 PriorityTier=10 PreemptMode=OFF
 """
 
@@ -102,7 +106,10 @@ def lab(folder: Path, *, notice: bool = True) -> Iterator[Lab]:
         for name, port in zip(NODES, ports[1:], strict=True)
     ]
     parameters = "SlurmctldParameters=preempt_send_user_signal" if notice else ""
-    text = CONFIG.format(host=host, ports=ports, folder=folder, nodes="\n".join(lines), notice=parameters)
+    first_job = random.randrange(1, 10_000_000)  # ports follow from it, and another lab may be at work on this machine
+    text = CONFIG.format(
+        host=host, ports=ports, folder=folder, nodes="\n".join(lines), notice=parameters, first_job=first_job
+    )
     (folder / "slurm.conf").write_text(text)
     try:
         found.command("slurmctld", "-c")
@@ -117,7 +124,7 @@ def lab(folder: Path, *, notice: bool = True) -> Iterator[Lab]:
                     process.kill()
 
 
-def wait_until_idle(found: Lab, timeout_s: float = 60.0) -> None:
+def wait_until_idle(found: Lab, timeout_s: float = 300.0) -> None:
     give_up_at = time.monotonic() + timeout_s
     while found.command("sinfo", "-h", "-p", "main", "-t", "idle", "-o", "%D").strip() != str(len(NODES)):
         assert time.monotonic() < give_up_at, (found.folder / "slurmctld.log").read_text()[-3000:]

@@ -244,6 +244,19 @@ def test_the_check_names_a_partition_that_does_not_exist(slurm: Played) -> None:
     slurm.jobs.check()
 
 
+def test_the_check_names_a_machine_type_that_no_node_is_like(slurm: Played) -> None:
+    slurm.answer("sinfo", "gpu\n")
+    slurm.jobs.check()
+    (asked,) = [line for line in slurm.said() if line.startswith("sbatch")]
+    assert asked == (
+        "sbatch --test-only --nodes=1 --partition=gpu --cpus-per-task=9 --gres=gpu:h100:4 --account=team --time=600 "
+        "--exclusive --wrap=true"
+    )
+    slurm.answer("sbatch", err="allocation failure: Requested node configuration is not available", rc=1)
+    with pytest.raises(PrecheckError, match=r"machines\.train: Slurm refuses .*Requested node configuration is not"):
+        slurm.jobs.check()
+
+
 def test_without_slurm_the_message_says_what_to_install(slurm: Played, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
     with pytest.raises(PrecheckError, match="slurm-client"):

@@ -1,5 +1,6 @@
 """What the batch scripts of a job say. Real ones run in `tests/chaos/test_slurm.py`."""
 
+import socket
 import subprocess
 from dataclasses import replace
 from typing import Any
@@ -41,7 +42,7 @@ def test_the_script_is_valid_and_quotes_what_it_is_given(slurm: Played) -> None:
     ("runtime", "expected"),
     [
         ("pyxis", "--container-image='/images/it works.sqsh' --container-name=\"illume-$SLURM_JOB_ID\""),
-        ("apptainer", "apptainer exec --nv --bind \"$mounts\" '/images/it works.sqsh' ray start --head"),
+        ("apptainer", "apptainer exec --nv --bind \"$mounts\" '/images/it works.sqsh' bash -c"),
     ],
 )
 def test_a_container_sees_the_folders_that_it_needs(slurm: Played, runtime: str, expected: str) -> None:
@@ -56,3 +57,19 @@ def test_a_container_sees_the_folders_that_it_needs(slurm: Played, runtime: str,
     assert expected in script
     checked = subprocess.run(["bash", "-n"], input=script, text=True, capture_output=True, check=False)
     assert checked.stderr == ""
+
+
+def test_a_port_that_somebody_listens_on_is_passed_over(slurm: Played) -> None:
+    """Another Ray answers there: the head would fail, and the stage driver would ask the wrong one for work."""
+    script = slurm.jobs.preview(JOB, "stage-driver", {"run": "r1"})
+    function = script[script.index("free_port() {") : script.index("port=$(free_port 0)")]
+
+    def ports(job_id: int) -> list[int]:
+        words = f"SLURM_JOB_ID={job_id}; address=127.0.0.1; head=n1\n{function}\nfree_port 0; free_port 1"
+        done = subprocess.run(["bash", "-uc", words], capture_output=True, text=True, check=True)
+        return [int(port) for port in done.stdout.split()]
+
+    first = next(found for job_id in range(3000, 6000) if (found := ports(job_id))[0] == 20000 + 2 * job_id % 12000)
+    with socket.create_server(("127.0.0.1", first[0])):
+        assert ports((first[0] - 20000) // 2) == [first[0] + 202, first[1]]
+    assert all(20000 <= port < 32768 for job_id in (1, 5999, 6000, 67_000_000) for port in ports(job_id))

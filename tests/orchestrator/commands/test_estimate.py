@@ -4,7 +4,13 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.artifact import JSON, ArtifactKey, Fingerprint
+from orchestrator.attempt_id import AttemptId
 from orchestrator.cli import exit_code
+from orchestrator.history.attempts import AttemptIntent, StageRow
+from orchestrator.history.events import AttemptState
+from orchestrator.history.leases import Leases
+from orchestrator.workspace import Workspace
 from tests.orchestrator.test_cli import Answer, Illume
 
 
@@ -59,6 +65,57 @@ def test_machines_of_a_profile_and_prices_of_a_team(illume: Illume, tmp_path: Pa
     assert machine["machine"] == "train"
     assert machine["cost"]["currency"] == "EUR"
     assert machine["cost"]["low"] == pytest.approx(2 * machine["gpu_hours"]["low"])
+
+
+def trained_once(folder: Path, recipe: str, stage: StageRow) -> None:
+    """A run whose training was cut after some steps on 16 H100."""
+    with Workspace.open(root=folder / ".illume", tracking_url="none") as workspace:
+        store = workspace.runs
+        store.create_run("r1", recipe_name=recipe, plan_digest="d", stages=[stage])
+        lease = Leases(workspace.database).acquire("run:r1")
+        assert lease is not None
+        epoch = store.begin_epoch("r1", lease)
+        attempt = AttemptId(run_id="r1", stage_id=stage.stage_id, epoch=epoch, name="a1")
+        key = ArtifactKey(stage.stage_kind, Fingerprint(stage.fingerprint))
+        store.start_attempt(AttemptIntent(attempt=attempt, key=key, stage_version=1, config={}))
+        tracker = store.telemetry.tracker(attempt)
+        layout: dict[str, JSON] = {"workers": 16, "strategy": "ddp", "device": "NVIDIA H100 80GB HBM3"}
+        tracker.log_event("training_layout", {**layout, "peak_tflops": 989.4})
+        for step, share in enumerate((0.1, 0.42, 0.42), start=1):
+            tracker.log_metrics({"mfu": share, "checkpoint_stall_s": 1.5}, step=step)
+        store.transition_attempt("a1", AttemptState.INTENT, AttemptState.FAILED, epoch=epoch)
+
+
+def test_what_real_runs_measured_replaces_assumptions_and_is_said(illume: Illume, tmp_path: Path) -> None:
+    asked = ("estimate", "illume_plus_3b", "--gpus", "64xH100", "--gpus", "64xH200")
+    before = {stage["stage"]: stage for stage in illume(*asked, "--json").data["stages"]}
+    stage = StageRow(stage_id="stage_1", stage_kind=before["stage_1"]["kind"], fingerprint="1" * 64, action="run")
+    trained_once(tmp_path, "illume_plus_3b", stage)
+    after = {stage["stage"]: stage for stage in illume(*asked, "--json").data["stages"]}
+    assert after["stage_1"]["measured"] == {
+        "device": "H100-SXM",
+        "strategy": "ddp",
+        "workers": 16,
+        "run": "r1",
+        "attempts": 1,
+        "flops_per_s": dict.fromkeys(("low", "expected", "high"), pytest.approx(0.42 * 989.4e12)),
+        "checkpoint_stall_s": 1.5,
+    }
+    h100, h200 = after["stage_1"]["machines"]
+    assert (h100["is_measured"], h200["is_measured"]) == (True, False)
+    training = after["stage_1"]["training"]
+    items = -(-training["items_per_step"] // 64 // h100["layout"]["micro_items"]) * h100["layout"]["micro_items"]
+    assert h100["step_s"]["total"] == pytest.approx(training["training_flops_per_item"] * items / 0.42 / 989.4e12)
+    assert h200["step_s"] == before["stage_1"]["machines"][1]["step_s"]
+    assert h100["checkpoint"]["write_s"] == h200["checkpoint"]["write_s"] == 1.5
+    assert {name: stage for name, stage in after.items() if name != "stage_1"} == {
+        name: stage for name, stage in before.items() if name != "stage_1"
+    }
+    text = " ".join(illume(*asked).out.split())
+    assert (
+        "stage_1: measured with ddp: 416 TFLOP/s of the model on each of 16 H100-SXM, 1.5 s lost to each checkpoint "
+        "(1 attempt, the newest in run r1); used for 64xH100" in text
+    )
 
 
 def test_without_machines_the_model_is_described(illume: Illume) -> None:

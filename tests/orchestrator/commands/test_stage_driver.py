@@ -9,9 +9,10 @@ import pytest
 
 from orchestrator.artifacts.run_records import RunRecords
 from orchestrator.attempt_id import AttemptId
-from orchestrator.errors import EXIT_FAILED
+from orchestrator.errors import EXIT_UNUSABLE
 from orchestrator.failures.classes import FailureReport
 from orchestrator.failures.failure_class import FailureClass
+from orchestrator.installation.version import version
 from orchestrator.liveness.job_records import JobRecords
 from orchestrator.logs.reading import LineFilter, LogReader
 from orchestrator.logs.run_logs import RunLogs
@@ -35,12 +36,12 @@ s3_server = orchestrator_fixtures.s3_server
 s3 = orchestrator_fixtures.s3
 
 
-def drive(store: Path | str, digest: str, *, packages: str = "") -> FailureReport:
+def drive(store: Path | str, digest: str, *options: str, packages: str = "") -> FailureReport:
     """Run the command as on a cluster with these packages. Returns the failure that it writes as its outcome."""
-    arguments = ["stage-driver", "run", "count", "run-count-1-1", "--plan", digest, "--epoch", "1"]
+    arguments = ["stage-driver", "run", "count", "run-count-1-1", "--plan", digest, "--epoch", "1", *options]
     command = [sys.executable, "-c", PROGRAM, *arguments, "--store", str(store)]
     done = subprocess.run(command, env={**os.environ, "PYTHONPATH": packages}, capture_output=True, text=True)
-    assert done.returncode == EXIT_FAILED, done.stderr
+    assert done.returncode == EXIT_UNUSABLE, done.stderr
     attempt = AttemptId.of("run", "count", epoch=1, number=1)
     outcome = JobRecords(store=open_store(str(store)), attempt=attempt).outcome()
     assert outcome is not None
@@ -52,6 +53,15 @@ def test_a_plan_that_is_not_in_the_store_is_an_outcome(tmp_path: Path) -> None:
     failure = drive(tmp_path / "store", "0" * 64)
     assert failure.failure is FailureClass.PRECHECK
     assert "does the cluster see the controller's store there?" in failure.summary
+
+
+def test_a_controller_of_another_version_is_refused(tmp_path: Path) -> None:
+    failure = drive(tmp_path / "store", "0" * 64, "--controller-version", "9.9.9")
+    assert failure.failure is FailureClass.PRECHECK, "never retried"
+    assert f"illume {version()} is on node" in failure.summary
+    assert "but 9.9.9 submitted this job; give the cluster's image, or environment, illume 9.9.9" in failure.summary
+    same = drive(tmp_path / "other", "0" * 64, "--controller-version", version())
+    assert "does the cluster see" in same.summary
 
 
 @pytest.mark.parametrize("is_local", [True, False], ids=["local", "s3"])

@@ -35,7 +35,8 @@ from orchestrator.execution import job_attempt, run_loop
 from orchestrator.execution.executor import Executor
 from orchestrator.execution.job_attempt import JobAttempt, _TelemetryForwarder
 from orchestrator.execution.stop_events import StopEvents
-from orchestrator.failures.classes import report_of
+from orchestrator.failures.classes import classified, report_of
+from orchestrator.failures.failure_class import FailureClass
 from orchestrator.history.database import schema
 from orchestrator.history.database.database import Database
 from orchestrator.history.leases import Lease, Leases
@@ -182,6 +183,8 @@ class Jobs(RayJobs):
     finish: threading.Event = field(default_factory=threading.Event)
     away: threading.Event = field(default_factory=threading.Event)
     taken: threading.Event = field(default_factory=threading.Event)  # the machines of the running job go
+    keeps: threading.Event = field(default_factory=threading.Event)  # ... and its driver knows why; it is queued again
+    stopped: list[str] = field(default_factory=list)
 
     def check(self) -> None:
         pass
@@ -202,7 +205,8 @@ class Jobs(RayJobs):
         return [job_id for job_id in running if job_id.startswith(f"illume-{run_id}-")]
 
     def stop(self, job_id: str) -> None:
-        raise AssertionError(f"{job_id} is not to be stopped by the cluster")
+        assert self.keeps.is_set(), f"{job_id} is not to be stopped by the cluster"
+        self.stopped.append(job_id)
 
     def logs(self, job_id: str) -> str:
         raise AssertionError(f"{job_id} writes its log into the store; its output is not read while it runs")
@@ -219,6 +223,11 @@ class Jobs(RayJobs):
                 if self.taken.is_set():
                     self.taken.clear()
                     artifacts.abort(folder, reason="SIGTERM")
+                    if self.keeps.is_set():
+                        self.states[job_id] = JobState.PENDING
+                        taken = classified(FailureClass.PREEMPTED, "its machines are taken away")
+                        records.put_outcome(JobOutcome(failure=report_of(taken)))
+                        return
                     records.put_outcome(JobOutcome(stopped="SIGTERM"))
                     time.sleep(0.2)  # until the cluster says how it ended
                     self.states[job_id] = JobState.PREEMPTED
@@ -548,6 +557,18 @@ def test_a_job_that_stopped_with_its_machines_was_not_stopped_by_a_person(desk: 
     assert isinstance(only.ended(), dict)
     (retry,) = [event for event in desk.workspace.runs.events(RUN) if event.kind == "retry"]
     assert retry.fields["failure_class"] == "preempted"
+
+
+def test_a_job_that_left_its_machines_is_ended_where_the_cluster_keeps_it(desk: Desk) -> None:
+    """Kueue has it in the queue again, and would start it before the attempt that goes on."""
+    desk.jobs.keeps.set()
+    only = desk.controller().start()
+    wait_until(lambda: bool(desk.jobs.submitted))
+    desk.jobs.taken.set()
+    wait_until(lambda: len(desk.jobs.submitted) == 2)
+    assert desk.jobs.stopped == desk.jobs.submitted[:1]
+    desk.jobs.finish.set()
+    assert isinstance(only.ended(), dict)
 
 
 def test_a_run_without_a_controller_is_cancelled_with_its_job(desk: Desk) -> None:

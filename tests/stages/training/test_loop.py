@@ -28,7 +28,7 @@ from stages.training.config import LoopConfig, OptimizerConfig
 from stages.training.loop import DEFAULT_EXECUTION, WorkerRank, _facts, run_worker
 from stages.training.program import MicroBatch, PassOutput, ProgramClass, order_of
 from stages.training.spreads import Spread, spreads_of
-from stages.training.watching.notices import PREEMPTED, SPIKE, Notice
+from stages.training.watching.notices import LAYOUT, PREEMPTED, SPIKE, Notice
 from tests.stages.training.toy import CPU, ToyProgram, ToyTask
 
 LOOP = LoopConfig(
@@ -716,3 +716,18 @@ def test_the_stall_of_a_checkpoint_is_a_part_of_the_time(tmp_path: Path) -> None
     assert len(stalls) == 3  # steps 5, 10 and 12
     assert all(stall >= 0 for stall in stalls)
     assert sum(stalls) <= time.monotonic() - began
+
+
+def test_what_the_speed_of_steps_was_measured_on_is_told_once(tmp_path: Path) -> None:
+    reporter = Recorder()
+    run_worker(
+        ToyProgram,
+        ToyTask(),
+        LOOP,
+        retry=EVERY_5,
+        checkpoints=checkpoints(tmp_path),
+        reporter=reporter,
+        worker=single_worker(),
+    )
+    (layout,) = [notice for notice in reporter.notices if notice.kind == LAYOUT]
+    assert layout.fields == {"workers": 1, "strategy": "ddp", "device": "cpu", "peak_tflops": 0.0}
