@@ -25,11 +25,10 @@ from orchestrator.installation.version import version
 from orchestrator.store.layout import RUNS
 from orchestrator.workspace import Workspace
 
-pytestmark = pytest.mark.ray
-
 ROOT = Path(__file__).parents[2]
 PROGRAM = "-m tests.chaos.jobs_program"
 PATIENCE_S = 600  # for a machine that many share; nothing is waited for that has happened
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(3 * PATIENCE_S)]
 SQUARES = """
 name: squares
 stages:

@@ -21,7 +21,7 @@ from tests.clusters.kuberay.operator import NO_ROOM, Operator
 if importlib.util.find_spec("kubernetes") is None:
     pytest.skip("needs the package kubernetes: pip install 'illume-orchestrator[kubernetes]'", allow_module_level=True)
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(3 * PATIENCE_S)]
 
 ROOT = Path(__file__).parents[2]
 

@@ -18,11 +18,10 @@ from orchestrator.store.layout import RUNS
 from orchestrator.workspace import Workspace
 from tests.clusters.slurm.lab import Lab, lab, require_slurm
 
-pytestmark = pytest.mark.ray
-
 ROOT = Path(__file__).parents[2]
 PROGRAM = "-m tests.chaos.jobs_program"
 PATIENCE_S = 900  # for a machine that many share; nothing is waited for that has happened
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(3 * PATIENCE_S)]
 STEPS = """
 name: steps
 stages:

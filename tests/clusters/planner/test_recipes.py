@@ -1,9 +1,19 @@
+from itertools import takewhile
+from pathlib import Path
+
 import pytest
 
+import clusters
 from clusters.planner.estimate import Assumptions
 from clusters.planner.machines import machine_from_text
 from clusters.planner.prices import load_prices
-from clusters.planner.recipes import config_tree, estimate_plan, refuse_what_cannot_fit, strategies_of
+from clusters.planner.recipes import (
+    StageEstimate,
+    config_tree,
+    estimate_plan,
+    refuse_what_cannot_fit,
+    strategies_of,
+)
 from orchestrator.errors import PrecheckError
 from orchestrator.planning.plan import Plan, PlanOptions, make_plan
 from orchestrator.planning.stage_identity import PlanView
@@ -25,6 +35,35 @@ def test_every_training_of_a_published_recipe_is_estimated() -> None:
     assert all(estimate.chosen for estimate in trainings)
     others = [estimate for estimate in found if not estimate.facts]
     assert {estimate.unknown for estimate in others} == {"never timed"}
+
+
+def test_the_table_in_the_readme_is_what_is_computed() -> None:
+    """Needs of one accelerator, verdicts and hours of both published recipes on the three machines that it names."""
+    readme = (Path(clusters.__file__).parent / "README.md").read_text().splitlines()
+    start = readme.index("| stage | model | GiB | 64 H100 | 64 H200 | 8 L40S |")
+    rows = [line.strip("| ").split(" | ") for line in takewhile(bool, readme[start + 2 :])]
+    machines = {name: machine_from_text(name) for name in ("64xH100", "64xH200", "8xL40S")}
+    found = {
+        size: {
+            estimate.stage_id: _cells(estimate)
+            for estimate in estimate_plan(plan(f"illume_plus_{size}"), machines, PRICES, Assumptions())
+            if estimate.facts
+        }
+        for size in ("3b", "7b")
+    }
+    for stage, model, *cells in rows:
+        for size in found if model == "both" else (model,):
+            assert cells == found[size].pop(stage), (stage, size)
+    assert found == {"3b": {}, "7b": {}}  # none is left out
+
+
+def _cells(estimate: StageEstimate) -> list[str]:
+    cells = [f"{estimate.trainings[0].verdict.parts.total / 2**30:.1f}"]
+    for training in estimate.trainings:
+        change = training.verdict.change_text.replace(", which running out of memory makes by itself", "")
+        verdict = "fits" if training.verdict.fits else change if training.possible else "no change fits"
+        cells.append(f"{verdict}, {training.gpu_hours.expected:,.0f} h" if training.possible else verdict)
+    return cells
 
 
 def test_the_model_that_a_stage_goes_on_from_gives_its_sizes() -> None:
