@@ -10,7 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -107,6 +107,7 @@ class Desk:
 
     folder: Path
     head: Head
+    started: list[subprocess.Popen[str]] = field(default_factory=list)
 
     def write(self, recipe: str) -> None:
         (self.folder / "recipe.yaml").write_text(recipe.replace("ROOT", str(self.folder)))
@@ -118,7 +119,7 @@ class Desk:
         words = [sys.executable, *PROGRAM.split(), command, "--tracking", "none", "--cluster", "profile.yaml", *places]
         if command == "run":
             words.append("recipe.yaml")
-        return subprocess.Popen(
+        process = subprocess.Popen(
             words,
             cwd=self.folder,
             env={**os.environ, **environment},
@@ -126,6 +127,8 @@ class Desk:
             stderr=subprocess.PIPE,
             text=True,
         )
+        self.started.append(process)
+        return process
 
     def worked(self) -> list[str]:
         file = self.folder / "worked"
@@ -150,8 +153,11 @@ class Desk:
 
 
 @pytest.fixture
-def desk(tmp_path: Path, head: Head) -> Desk:
-    return Desk(folder=tmp_path, head=head)
+def desk(tmp_path: Path, head: Head) -> Iterator[Desk]:
+    found = Desk(folder=tmp_path, head=head)
+    yield found
+    for process in found.started:  # of a test that failed
+        process.kill()
 
 
 def ended(process: subprocess.Popen[str]) -> tuple[int, str]:

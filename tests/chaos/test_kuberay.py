@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import pytest
 
 from orchestrator.store.layout import ARTIFACTS, RUNS, stored_keys
@@ -106,6 +107,16 @@ def desk(tmp_path: Path, shared: Path) -> Iterator[Desk]:
         server.queues.add("research")
         with Operator(server=server, folder=tmp_path) as operator:
             yield Desk(folder=tmp_path, server=server, operator=operator)
+
+
+@pytest.fixture(autouse=True)
+def nothing_left(tmp_path: Path) -> Iterator[None]:
+    """No controller of a test that failed goes on."""
+    yield
+    for process in psutil.process_iter(["cmdline"]):
+        words = process.info["cmdline"] or []
+        if "tests.chaos.jobs_program" in words and str(tmp_path / "store") in words:
+            process.kill()
 
 
 def test_a_job_that_kueue_evicts_goes_on_in_another_cluster_and_repeats_nothing(desk: Desk, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,7 @@ class Desk:
 
     folder: Path
     slurm: Lab
+    started: list[subprocess.Popen[str]] = field(default_factory=list)
 
     def start(self, recipe: str, *, pause_s: float = 0.0, **profile: Any) -> subprocess.Popen[str]:
         (self.folder / "recipe.yaml").write_text(recipe.replace("ROOT", str(self.folder)))
@@ -65,7 +66,9 @@ class Desk:
         words += ["--tracking", "none", "--store", str(self.folder / "store"), "--database", str(self.folder / "i.db")]
         environment = {**os.environ, **self.slurm.environment, "PYTHONPATH": str(ROOT)}
         with (self.folder / "controller.log").open("a") as output:
-            return subprocess.Popen(words, cwd=self.folder, env=environment, stdout=output, stderr=output, text=True)
+            process = subprocess.Popen(words, cwd=self.folder, env=environment, stdout=output, stderr=output, text=True)
+        self.started.append(process)
+        return process
 
     def log(self) -> str:
         outputs = [*sorted((self.folder / "jobs").rglob("*.log"))] if (self.folder / "jobs").exists() else []
@@ -116,8 +119,11 @@ class Desk:
 
 
 @pytest.fixture
-def desk(tmp_path: Path, slurm: Lab) -> Desk:
-    return Desk(folder=tmp_path, slurm=slurm)
+def desk(tmp_path: Path, slurm: Lab) -> Iterator[Desk]:
+    found = Desk(folder=tmp_path, slurm=slurm)
+    yield found
+    for process in found.started:  # of a test that failed; its jobs end with the lab
+        process.kill()
 
 
 def path_with_ray() -> str:
