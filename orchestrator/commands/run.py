@@ -46,6 +46,7 @@ from orchestrator.history.changes import record_change
 from orchestrator.history.database.database import database_exists
 from orchestrator.history.events import RunState
 from orchestrator.history.run_status import run_status
+from orchestrator.installation.version import version
 from orchestrator.liveness.job_records import job_id_of
 from orchestrator.planning.plan import Plan, PlanOptions, make_plan
 from orchestrator.planning.plan_file import plan_digest
@@ -204,7 +205,9 @@ def print_jobs(workspace: Workspace, plan: Plan) -> None:
         raise RecipeError("--dry-run: nothing is sent; stages run in this process. Name a cluster that takes jobs")
     for stage in plan.to_run:
         attempt = AttemptId.of("RUN", stage.id, epoch=1, number=1)
-        arguments = stage_driver_arguments(attempt, plan_digest(plan), workspace.store.url)
+        arguments = stage_driver_arguments(
+            attempt, plan_digest(plan), workspace.store.url, controller_version=version()
+        )
         metadata = {"run": attempt.run_id, "stage": stage.id}
         launcher = jobs.sized(job_size(stage.spec.resources))
         click.echo(f"# {stage.id}\n{launcher.preview(job_id_of(attempt), arguments, metadata)}\n---")

@@ -56,10 +56,11 @@ def stage_driver_arguments(
     *,
     memory_halvings: int = 0,
     avoided_nodes: Collection[str] = (),
+    controller_version: str = "",
 ) -> str:
     """The words of the command line that runs an attempt."""
     words = ["stage-driver", attempt.run_id, attempt.stage_id, attempt.name, "--plan", plan_digest]
-    words += ["--controller-version", version()]
+    words += ["--controller-version", controller_version] if controller_version else []
     words += ["--epoch", str(attempt.epoch), "--memory-halvings", str(memory_halvings)]
     words += [word for node in sorted(avoided_nodes) for word in ("--avoid-node", node)]
     return shlex.join([*words, "--store", store])
@@ -228,6 +229,7 @@ class JobAttempt:
             self.artifacts.store.url,
             memory_halvings=request.memory_halvings,
             avoided_nodes=request.avoided_nodes,
+            controller_version=version(),
         )
 
     def _poll_to_end(self) -> JobOutcome:
