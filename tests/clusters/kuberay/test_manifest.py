@@ -1,13 +1,20 @@
 import re
+from pathlib import Path
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from jsonschema import Draft202012Validator
 
 from clusters.allocation import allocate
 from clusters.kuberay.config import KubeMachine, KubeRayProfile
+from clusters.kuberay.jobs import KubeRayJobs
 from clusters.kuberay.manifest import label_value, object_name, quantity_gib, ray_job, to_manifest
 from orchestrator.cluster.end_signals import GRACE_VARIABLE
 from orchestrator.cluster.jobs import JobSize
+from orchestrator.execution.room import job_size
+from tests.clusters.kuberay.api_server import strict_schema
+from tests.stages.programs import published
 
 NAME = re.compile(r"[a-z]([-a-z0-9]{0,45}[a-z0-9])?")
 
@@ -68,3 +75,25 @@ def test_pods_are_drained_before_their_end_and_those_of_spot_machines_at_the_not
             )
         assert "postStart" not in head["lifecycle"]
         assert ("postStart" in worker["lifecycle"]) == (name == "spot")
+
+
+@pytest.mark.parametrize("name", ["quickstart", "illume_plus_3b"])
+def test_every_stage_of_the_recipes_is_a_rayjob_that_the_operator_takes(name: str, shared: Path) -> None:
+    """On nodes of 8 H100, and nodes without any; judged by the operator's own CRD, unknown fields included."""
+    machines = {
+        "data": KubeMachine(cpus=64, memory_gib=256, nodes=64),
+        "train": KubeMachine(gpu="H100", gpus=8, cpus=96, memory_gib=900, nodes=32),
+    }
+    profile = KubeRayProfile(
+        namespace="mllm", image="registry.example/illume:0.2.0", queue="research", machines=machines
+    )
+    validator = Draft202012Validator(strict_schema(shared / "specs" / "kuberay" / "ray.io_rayjobs.yaml"))
+    for stage in published.recipe(name).stages:
+        jobs = KubeRayJobs(profile=profile).sized(job_size(stage.resources))
+        manifest = jobs.manifest(f"illume-20261201-101500-a1b2c3-{stage.id}-1-1", "stage-driver", {"run": "r1"})
+        assert [error.message for error in validator.iter_errors(manifest)] == [], stage.id
+        (group,) = manifest["spec"]["rayClusterSpec"]["workerGroupSpecs"]
+        assert group["groupName"] == ("train" if stage.resources.gpus else "data"), stage.id
+        (container,) = group["template"]["spec"]["containers"]
+        gpus = int(container["resources"]["limits"].get("nvidia.com/gpu", 0))
+        assert gpus * group["replicas"] >= stage.resources.workers * stage.resources.gpus, stage.id
