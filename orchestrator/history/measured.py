@@ -63,7 +63,7 @@ def measured_attempts(
     return database.read(work)
 
 
-def _newest(run_id: str, stage_id: str, attempt_id: str, kind: str, limit: int) -> Select[tuple[str]]:
+def _newest(run_id: str, stage_id: str, attempt_id: str, kind: str, limit: int) -> Select[Any]:
     of_attempt = (events.c.run_id == run_id) & (events.c.stage_id == stage_id) & (events.c.attempt_id == attempt_id)
     query = select(events.c.fields).where(of_attempt, events.c.kind == str(kind))
     return query.order_by(events.c.sequence.desc()).limit(limit)
