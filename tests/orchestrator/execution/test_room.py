@@ -5,15 +5,17 @@ from typing import Any
 
 import pytest
 
+from clusters.slurm.config import SlurmMachine, SlurmProfile
+from clusters.slurm.jobs import SlurmJobs
 from orchestrator.cluster.capacity import Capacity, NodeCapacity
 from orchestrator.errors import EXIT_UNUSABLE, PrecheckError
-from orchestrator.execution.room import check_room
+from orchestrator.execution.room import check_jobs, check_room
 from orchestrator.stage import Resources
 
 
 def check(resources: Resources, *nodes: NodeCapacity, may_grow: bool = False) -> None:
     stage: Any = SimpleNamespace(id="train", spec=SimpleNamespace(resources=resources))
-    cluster: Any = SimpleNamespace(capacity=lambda with_gpus: Capacity(nodes=nodes, may_grow=may_grow))
+    cluster: Any = SimpleNamespace(capacity=lambda with_gpus: Capacity(nodes=nodes, may_grow=may_grow), jobs=None)
     check_room([stage], cluster)
 
 
@@ -39,3 +41,13 @@ def test_a_cluster_that_adds_nodes_is_waited_for() -> None:
 
 def test_without_stages_the_cluster_is_not_asked() -> None:
     check_room([], SimpleNamespace())  # type: ignore[arg-type]  # a double
+
+
+def test_a_stage_that_no_machine_holds_is_refused_before_the_first_one_is_sent() -> None:
+    machines = {"data": SlurmMachine(cpus=16, nodes=2), "train": SlurmMachine(gpu="H100", gpus=8, cpus=96)}
+    jobs = SlurmJobs(profile=SlurmProfile(folder="/nowhere", machines=machines))
+    small: Any = SimpleNamespace(id="clean", spec=SimpleNamespace(resources=Resources(workers=4)))
+    large: Any = SimpleNamespace(id="train", spec=SimpleNamespace(resources=Resources(workers=16, gpus=1)))
+    check_jobs([small], jobs)
+    with pytest.raises(PrecheckError, match=r"^stages\.train\.resources\.workers: 16 do not fit the machine types"):
+        check_jobs([small, large], jobs)
