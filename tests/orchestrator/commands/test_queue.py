@@ -46,6 +46,30 @@ def test_a_changed_priority_changes_the_order_and_a_rebuilt_index_restores_it(il
     assert illume("queue", "--json").data == before
 
 
+def test_schedules_budgets_and_approvals_survive_the_database(illume: Illume, tmp_path: Path) -> None:
+    pytest.importorskip("cronsim", reason="no cronsim here: pip install cronsim")
+    (tmp_path / "words.yaml").write_text(RECIPE.replace("config: {times: 2}", "config: {times: 2}, approval: true"))
+    run_id = submitted(illume, "a", "--budget", "gpu_hours=5")
+    approved = ("approve", f"{run_id}:loud", "--note", "looks right")
+    assert illume(*approved).code == 0
+    for name, pause in (("nightly", True), ("daily", False)):
+        assert illume("schedule", "add", "words.yaml", "--name", name, "--cron", "30 2 * * *").code == 0
+        assert not pause or illume("schedule", "pause", name).code == 0
+    assert illume("budget", "set", "user:ada", "gpu_hours=5", "money=7").code == 0
+
+    def known() -> list[object]:
+        lists = (("queue",), ("schedule", "list"), ("budget", "list"), ("status", run_id, "--cost"))
+        return [illume(*words, "--json").data for words in lists]
+
+    before = known()
+    for file in (tmp_path / ".illume").glob("index.db*"):
+        file.unlink()
+    illume("index", "rebuild")
+    assert known() == before
+    assert "has approved it already, at " in illume(*approved).err
+    assert illume("resume", run_id).code == 0
+
+
 def test_what_only_the_store_knows_is_in_the_queue(illume: Illume, tmp_path: Path) -> None:
     """A submit that dies after it wrote the record."""
     run_id = submitted(illume, "a")
