@@ -75,7 +75,7 @@ class PastFailure:
 class Retry:
     wait_s: float
     reason: str  # shown to users: why there is another try, and how many are left
-    memory_halvings: int = 0  # how often the work held in memory at once is halved, counted from the first attempt
+    memory_halvings: int  # how often the work held in memory at once is halved, counted from the first attempt
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,7 @@ Rule: a stage has the action `reuse` if and only if running the plan computes no
 
 import typing
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.artifact import JSON, ArtifactKey, Fingerprint, Manifest
@@ -45,9 +45,9 @@ class PlannedStage:
     fingerprint: Fingerprint
     action: Action
     reasons: tuple[Reason, ...]  # why it runs or is skipped; for `reuse` only a warning that its code changed
-    redo: bool = False  # its artifact exists and is retracted, with its shard records, before it runs
-    code: CodeDigest = field(default_factory=CodeDigest)  # recorded in the manifest's provenance, never identity
-    estimate_s: float | None = None  # from the run history; only for `run`
+    redo: bool  # its artifact exists and is retracted, with its shard records, before it runs
+    code: CodeDigest  # recorded in the manifest's provenance, never identity
+    estimate_s: float | None  # from the run history; only for `run`
 
     @property
     def id(self) -> str:

@@ -7,7 +7,7 @@ import zlib
 import pytest
 
 from orchestrator import errors
-from orchestrator.failures.classes import classified, classify, report_of
+from orchestrator.failures.classes import classified, classify, is_death_of_node, report_of
 from orchestrator.failures.failure_class import FailureClass
 
 
@@ -139,11 +139,19 @@ def test_an_error_that_was_being_handled_counts_unless_it_is_suppressed() -> Non
         ("orchestrator.errors.NumericError: loss is nan at step 4", FailureClass.NUMERIC),
         ("ModuleNotFoundError: No module named 'house_code'", FailureClass.USER_CODE),
         ("house.StrangeError: it went wrong", FailureClass.UNKNOWN),
+        ("safetensors.SafetensorError: it went wrong", FailureClass.DATA_POISON),
+        ("requests.exceptions.OddError: it went wrong", FailureClass.INFRA_TRANSIENT),
+        ("KeyError: 'colour'", FailureClass.USER_CODE),
     ],
 )
 def test_of_a_traceback_as_text_the_errors_that_it_names_decide(last_line: str, expected: FailureClass) -> None:
     frame = '  File "work.py", line 4, in f\n    log("preempted: no space left on device")\n'
     assert classify(RuntimeError(f"Traceback (most recent call last):\n{frame}{last_line}\n")) is expected
+
+
+def test_the_name_of_a_ray_task_marks_a_traceback_too() -> None:
+    assert classify(RuntimeError("ray::work() (pid=7)\nValueError: found 'Socket Timeout'")) is FailureClass.USER_CODE
+    assert classify(RuntimeError("ValueError: found 'Socket Timeout'")) is FailureClass.INFRA_TRANSIENT  # a message
 
 
 def test_each_error_of_a_traceback_as_text_is_judged_by_its_own_message() -> None:
@@ -201,6 +209,28 @@ def test_of_several_ranks_the_strongest_evidence_decides() -> None:
     assert classify(raised_from(RuntimeError("all"), group)) is FailureClass.HOST_OOM
 
 
+def test_errors_of_several_ranks_are_no_part_of_the_chain_that_one_of_them_began() -> None:
+    reset = ConnectionResetError("x")
+    group = raised_from(ExceptionGroup("ranks", [reset]), reset)
+    dead = error_of_library("ray.exceptions", "RayActorError")
+    assert classify(raised_from(dead, group)) is FailureClass.NODE_LOST
+
+
+def test_a_dead_process_is_that_of_its_node_only_if_ray_says_so() -> None:
+    ray_errors = pytest.importorskip("ray.exceptions")
+
+    def died(text: str) -> bool:
+        error = ray_errors.RayActorError(None)
+        error.error_msg = error.base_error_msg = text
+        return is_death_of_node(error)
+
+    assert died("The actor died because its node has died.")
+    assert not died("The actor died because of an error raised in its creation task.")
+    assert is_death_of_node(ray_errors.RayActorError(preempted=True))
+    assert is_death_of_node(raised_from(RuntimeError("x"), ray_errors.NodeDiedError("x")))
+    assert not is_death_of_node(RuntimeError("its node has died"))
+
+
 def test_a_rank_of_unknown_class_leaves_the_decision_to_the_others() -> None:
     class HealthCheckError(Exception):
         """As Ray Train reports a worker that was killed: the reason is an attribute, not the cause."""
@@ -219,6 +249,11 @@ def test_a_rank_of_unknown_class_leaves_the_decision_to_the_others() -> None:
     killed = WorkerGroupError({0: HealthCheckError(errors.NodeLostError("the actor died"))})
     assert classify(killed) is FailureClass.NODE_LOST
     assert classify(silent) is FailureClass.UNKNOWN
+
+
+def test_an_error_that_is_met_twice_does_not_hide_what_is_behind_it() -> None:
+    inner = raised_from(RuntimeError("fetch failed"), ConnectionResetError("x"))
+    assert classify(raised_from(RuntimeError("row 7", inner), inner)) is FailureClass.INFRA_TRANSIENT
 
 
 def test_a_cyclic_chain_of_errors_is_classified() -> None:
@@ -247,6 +282,20 @@ def test_a_report_names_where_the_error_was_raised() -> None:
     assert reports[0].place.endswith(" in inner")
     assert reports[0].signature == reports[1].signature
     assert "raise ValueError" in reports[0].traceback
+
+
+def test_a_report_holds_the_last_six_frames_and_the_message() -> None:
+    def deep(depth: int) -> None:
+        if not depth:
+            raise ValueError("at the bottom")
+        deep(depth - 1)
+
+    with pytest.raises(ValueError, match="at the bottom") as raised:
+        deep(20)
+    lines = report_of(raised.value).traceback.splitlines()
+    assert len(lines) == 7
+    assert all(" in deep: " in line for line in lines[:-1])
+    assert lines[-1] == "ValueError: at the bottom"
 
 
 def test_a_report_of_an_error_of_ours_is_its_message_and_equal_by_class_and_line() -> None:

@@ -95,8 +95,12 @@ def test_an_unknown_error_is_retried_once_and_then_blamed_on_the_code() -> None:
     again = after(failures(unknown, unknown))
     assert isinstance(again, GiveUp)
     assert again.message == "unknown: it happened again"
+    assert isinstance(after(failures(unknown), RetryPolicy(attempts=2)), Retry)
     only_one = after(failures(unknown), RetryPolicy(attempts=1))
     assert isinstance(only_one, GiveUp)
+    mistake = after(failures(FailureClass.USER_CODE), RetryPolicy(attempts=1))
+    assert isinstance(mistake, GiveUp)
+    assert mistake.message == "user_code: trying again would not help"
     assert only_one.message == "unknown: 1 of 1 tries used without progress in between"
 
 
@@ -108,6 +112,19 @@ def test_out_of_memory_halves_the_work_in_memory_each_time() -> None:
     later = after(failures(oom, lost, oom, lost, progressed=(3,)))
     assert isinstance(later, Retry)
     assert later.memory_halvings == 2  # progress does not make the memory larger
+
+
+def test_a_wait_is_five_minutes_at_most_and_half_of_that_at_least() -> None:
+    class Fixed(random.Random):
+        def __init__(self, value: float) -> None:
+            super().__init__()
+            self.value = value
+
+        def random(self) -> float:
+            return self.value
+
+    assert [backoff_s(40, 100.0, rng=Fixed(value)) for value in (0.0, 0.5, 1.0)] == [150.0, 225.0, 300.0]
+    assert [backoff_s(failures, 10.0, rng=Fixed(1.0)) for failures in (1, 2, 3)] == [10.0, 20.0, 40.0]
 
 
 @given(st.integers(1, 2000), st.floats(0.01, 100.0), st.integers())

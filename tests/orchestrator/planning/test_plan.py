@@ -265,6 +265,13 @@ def test_shards_that_were_only_added_are_counted_and_an_older_input_that_is_gone
     assert table(world.plan(chain(lr=6.0)))["b"] == ("run", "input first: +1 -1 artifacts")
 
 
+def test_shards_are_not_counted_where_one_side_has_none(world: World) -> None:
+    world.execute(world.plan(chain(lr=5.0)))
+    world.shards["a"] = ("s1", "s2")
+    world.execute(world.plan(chain(lr=6.0), until=("a",)))
+    assert table(world.plan(chain(lr=6.0)))["b"] == ("run", "input first: +1 -1 artifacts")
+
+
 def test_a_new_input_is_counted_in_artifacts_where_shards_are_unknown(world: World) -> None:
     world.execute(world.plan(chain(lr=7.0), until=("a",)))
     assert table(world.plan(chain(lr=7.0)))["b"] == ("run", "input first: +1 -1 artifacts")
@@ -312,6 +319,11 @@ def test_an_unknown_stage_in_an_option_is_named(option: str) -> None:
     wide = Recipe(name="wide", stages=(spec("curated"),))
     with pytest.raises(RecipeError, match=f"wide: --{option}: found no stage 'curate'; did you mean 'curated'?"):
         World().plan(wide, **{option: ("curate",)})
+
+
+def test_a_stage_outside_the_plan_cannot_be_forced() -> None:
+    with pytest.raises(RecipeError, match=r"chain\.yaml: --force: found no stage of this plan 'c'"):
+        World().plan(chain(), until=("a",), force=("c",))
 
 
 def test_estimates_are_given_for_what_runs(world: World) -> None:
