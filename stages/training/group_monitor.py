@@ -38,7 +38,7 @@ class GroupMonitor:
         self._progressed_at: float | None = None  # None: no worker has started, e.g. while nodes are added
         self._pace = LinePace()
         self._step = 0  # newest
-        self._reported_at: dict[int, tuple[int, float]] = {}  # rank -> newest step, and when it was first heard of
+        self._newest_steps: dict[int, int] = {}  # by rank, as far as each has reported
         self._waits_for = ""  # as it was recorded
         self._is_left_out = False
         self.findings = Findings(context)
@@ -70,9 +70,7 @@ class GroupMonitor:
         self.error, self.processes = report.error, report.processes
         for notice in report.notices:
             self.findings.take(notice)
-        for rank, step in report.newest_steps.items():
-            if self._reported_at.get(rank, (-1, 0.0))[0] != step:
-                self._reported_at[rank] = (step, self._clock())
+        self._newest_steps.update(report.newest_steps)
         if self._beside is not None:
             self._beside.poll()
         for step, metrics in report.steps:
@@ -146,7 +144,5 @@ class GroupMonitor:
         expected = len(self.findings.nodes) or (0 if resources.min_workers else resources.workers)
         missing = [rank for rank in range(expected) if rank not in self.processes]
         lines = [f"  never heard of: worker {', '.join(map(str, missing))}"] if missing else []
-        behind = [
-            f"{rank} ({step})" for rank, (step, _) in sorted(self._reported_at.items()) if 0 <= step < self._step - 1
-        ]
+        behind = [f"{rank} ({step})" for rank, step in sorted(self._newest_steps.items()) if 0 <= step < self._step - 1]
         return lines + ([f"  newest step reported, where it is behind: worker {', '.join(behind)}"] if behind else [])

@@ -14,7 +14,7 @@ import torch.distributed as dist
 
 from orchestrator.errors import CorruptArtifactError, OrchestratorError, StoreError
 from orchestrator.stage import Checkpoint
-from stages.training.agreement import WorkerRank, agree_on_checkpoint, check_alike, gather_texts
+from stages.training.agreement import WorkerRank, agree_on_checkpoint, check_alike, gather_numbers, gather_texts
 from stages.training.loop import run_worker
 from tests.stages.training.test_loop import EVERY_5, LOOP, Recorder, checkpoints, single_worker
 from tests.stages.training.toy import ToyProgram, ToyTask
@@ -76,6 +76,7 @@ def cases(worker: WorkerRank, folder: str) -> list[Callable[[], object]]:
         lambda: train(worker, folder, seed=LOOP.seed + worker.rank),
         lambda: gather_texts("" if worker.rank else "ein Bär", worker),
         lambda: gather_texts("", worker),
+        lambda: gather_numbers(2**62 + worker.rank, worker),
     ]
 
 
@@ -136,4 +137,5 @@ def test_workers_start_from_one_state_or_not_at_all(tmp_path: Path) -> None:
         )
     assert first[7] == second[7] == ["ein Bär", ""]
     assert first[8] == second[8] == ["", ""]
+    assert first[9] == second[9] == [2**62, 2**62 + 1]
     assert checkpoints(tmp_path).latest() == before  # no step was trained

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.errors import HangError, NodeLostError, PreemptedError
+from orchestrator.errors import CancelledError, HangError, NodeLostError, PreemptedError
 from orchestrator.failures.classes import classify
 from orchestrator.failures.failure_class import FailureClass
 from orchestrator.stage import Resources, RetryPolicy
@@ -136,6 +136,58 @@ def test_a_collective_that_gives_up_is_a_hang_with_what_the_stacks_said(
         run_group(quick, LOOP, context)
 
 
+@pytest.mark.parametrize(("newest", "is_named"), [(-1, False), (0, True), (8, True), (9, False), (10, False)])
+def test_a_worker_is_behind_if_it_is_more_than_a_step_behind_and_has_begun(
+    newest: int, is_named: bool, tmp_path: Path
+) -> None:
+    workers, clock = Workers(), Clock()
+    workers.report = {"steps": [(10, {})], "newest_steps": {0: 10, 1: newest}}
+    monitor = monitor_of(workers, context_of(tmp_path), clock)
+    monitor.poll()
+    workers.report = {"newest_steps": {0: 10}}  # a later report need not name all
+    clock.now = 600.0
+    monitor.poll()
+    assert (f"worker 1 ({newest})" in monitor.suspected) == is_named
+
+
+def test_a_group_that_waits_says_so_once_and_is_not_suspected_meanwhile(tmp_path: Path) -> None:
+    workers, clock, context = Workers(), Clock(), context_of(tmp_path)
+    workers.processes, known = {}, workers.processes
+    workers.waiting_for = lambda: "2 GPUs"  # type: ignore[method-assign]  # a double
+    monitor = monitor_of(workers, context, clock)
+    for clock.now in (0.0, 600.0, 2000.0):
+        monitor.poll()
+    assert (workers.killed, monitor.hung) == ([], None)
+    workers.processes = known
+    for clock.now in (2001.0, 2400.0):
+        monitor.poll()
+    assert context.tracker.events == [("waiting", {"for": "2 GPUs"}), ("waited", {"for": "2 GPUs"})]
+    assert (workers.killed, monitor.hung) == ([], None)  # its time counts from its first process on
+    clock.now = 3002.0
+    monitor.poll()
+    assert monitor.hung is not None
+
+
+def test_a_stop_before_the_workers_have_started_ends_the_attempt(tmp_path: Path) -> None:
+    workers, context = Workers(), context_of(tmp_path)
+    monitor = monitor_of(workers, context, Clock())
+    context.stop = True
+    monitor.poll()  # they run, and are asked to stop
+    workers.processes = {}
+    with pytest.raises(CancelledError, match="toy: stopped before its workers had started"):
+        monitor.poll()
+
+
+def test_a_step_without_trained_data_keeps_the_metrics_of_the_last_one(tmp_path: Path) -> None:
+    workers, context = Workers(), context_of(tmp_path)
+    workers.report = {"steps": [(1, {"loss": 2.0, "lr": 1.0}), (2, {}), (3, {"lr": 0.5})]}
+    monitor = monitor_of(workers, context, Clock())
+    monitor.poll()
+    assert monitor.metrics == {"loss": 2.0, "lr": 0.5}
+    assert context.tracker.metrics == [(1, {"loss": 2.0, "lr": 1.0}), (3, {"lr": 0.5})]
+    assert context.tracker.done == [(step, LOOP.steps) for step in (1, 2, 3)]
+
+
 UNFIT = Notice(kind=UNFIT_NODE, fields={"worker": 1, "node": "b", "what": "its clock is +37.0 s off the others"})
 
 
@@ -155,6 +207,15 @@ def test_without_another_node_training_goes_on_with_a_warning(tmp_path: Path, ca
     assert run_group(workers, LOOP, context) == {"loss": 1.0}
     assert "no node to spare, training goes on with b" in caplog.text
     assert [kind for kind, _ in context.tracker.events] == ["unfit_node"]
+
+
+def test_that_no_node_is_to_spare_is_said_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    workers = Workers()
+    monitor = monitor_of(workers, context_of(tmp_path), Clock())
+    for _ in range(3):
+        workers.report = {"notices": [NODES, UNFIT]}
+        monitor.poll()
+    assert caplog.text.count("no node to spare") == 1
 
 
 def test_workers_that_left_because_of_a_preemption_are_tried_again_without_a_count(tmp_path: Path) -> None:
