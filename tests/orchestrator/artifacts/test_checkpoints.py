@@ -145,6 +145,35 @@ def test_pruning_keeps_the_newest_and_deletes_the_rest(checkpoints: StoredCheckp
     assert latest.step == 4
 
 
+@pytest.mark.parametrize(
+    ("needed", "best", "kept"),
+    [
+        (3, None, (3, 5, 6)),
+        (5, None, (5, 6)),
+        (6, None, (5, 6)),
+        (0, None, (5, 6)),
+        (None, 2, (2, 5, 6)),
+        (None, 6, (4, 5, 6)),
+        (4, 1, (1, 4, 5, 6)),
+    ],
+)
+def test_pruning_also_keeps_what_is_needed_and_the_best(
+    needed: int | None, best: int | None, kept: tuple[int, ...], checkpoints: StoredCheckpoints, tmp_path: Path
+) -> None:
+    save(checkpoints, tmp_path, 1, 2, 3, 4, 5, 6)
+    checkpoints.prune(2, needed=needed, best=best)
+    assert steps_stored(checkpoints) == [f"{step:012d}" for step in kept]
+
+
+def test_where_the_needed_checkpoint_is_damaged_the_one_before_it_is_kept(
+    local: StoredCheckpoints, tmp_path: Path
+) -> None:
+    save(local, tmp_path, 1, 2, 3, 4, 5)
+    spoil(local, 3)
+    replace(local, verified=set()).prune(1, needed=3)
+    assert steps_stored(local) == [f"{step:012d}" for step in (2, 5)]
+
+
 def test_a_damaged_checkpoint_does_not_count_as_kept(checkpoints: StoredCheckpoints, tmp_path: Path) -> None:
     save(checkpoints, tmp_path, 1, 2, 3)
     spoil(checkpoints, 3)
