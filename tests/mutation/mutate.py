@@ -61,8 +61,10 @@ def main(modules: tuple[str, ...], seed: int, minutes: float, tests: tuple[str, 
         click.echo(f"{len(runner.traced.seconds)} tests, traced in {time.monotonic() - began:.0f} s; seed {seed}")
         drawn = _in_turn(files, random.Random(seed))
         chosen = ((file, mutant) for file, mutant in drawn if only in mutant.name)
-        _try_all(runner, chosen, tallies, ends_at=time.monotonic() + 60 * minutes)
-        _print_table(tallies)
+        try:
+            _try_all(runner, chosen, tallies, ends_at=time.monotonic() + 60 * minutes)
+        finally:  # also after Ctrl-C
+            _print_table(tallies)
 
     code = Runner(files=files, work=work).run([*(tests or tests_of(files)), "-k", words])
     sys.exit(code or any(tally.share < WANTED_SHARE for tally in tallies.values()))

@@ -156,24 +156,29 @@ def test_a_second_backward_pass_is_refused() -> None:
         value.backward()
 
 
-def test_scores_of_all_positions_never_exist_at_once() -> None:
+@pytest.mark.parametrize(("chunk_bytes", "positions"), [(20 * 4 * 800, 20), (21 * 4 * 800 - 1, 20), (1, 1)])
+def test_scores_of_as_many_positions_as_fit_exist_at_once(chunk_bytes: int, positions: int) -> None:
     class Largest(torch.utils._python_dispatch.TorchDispatchMode):
-        numel = 0
+        numel = positions = 0
 
         def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]  # torch's signature
             result = func(*args, **(kwargs or {}))
             for value in result if isinstance(result, (tuple, list)) else (result,):
                 if isinstance(value, Tensor):
                     self.numel = max(self.numel, value.numel())
+                    is_of_scores = value.ndim == 2 and value.shape[1] == 800
+                    self.positions = max(self.positions, len(value) if is_of_scores else 0)
             return result
 
-    hidden, tables, targets, weights = _example(positions=500, rows=(300, 500))
+    hidden, tables, targets, weights = _example(positions=70, rows=(300, 500))
     for leaf in (hidden, *tables):
         leaf.requires_grad_()
     with Largest() as largest:
-        value, _ = chunked_cross_entropy(hidden, tables, targets, weights, chunk_bytes=20 * 4 * 800)
+        value, losses = chunked_cross_entropy(hidden, tables, targets, weights, chunk_bytes=chunk_bytes)
         value.backward()
+    assert largest.positions == positions
     assert largest.numel <= max(20 * 800, 500 * 16)
+    assert not losses.requires_grad  # of each position, for reports
 
 
 def test_targets_never_cross_documents_or_enter_padding() -> None:

@@ -78,7 +78,7 @@ def test_without_the_checkpoint_it_begins_from_scratch_unless_it_was_made_alread
     plan = planned(world, known)
     world.execute(plan)
     later = planned(world, known, kept=False)  # the checkpoint that it began with has been collected since
-    assert [stage.action for stage in later.stages] == ["reuse"] * 3
+    assert [(stage.action, stage.reasons) for stage in later.stages] == [("reuse", ())] * 3
     assert later.stage("b").fingerprint == plan.stage("b").fingerprint
 
 

@@ -62,6 +62,17 @@ def declaring(failure: object) -> Exception:
         (error_of_library("requests.exceptions", "RequestException", OSError), FailureClass.INFRA_TRANSIENT),
         (OSError("without a number, from any library"), FailureClass.UNKNOWN),
         (FileNotFoundError(errno.ENOENT, "x"), FailureClass.USER_CODE),
+        (FileNotFoundError("without a number"), FailureClass.USER_CODE),
+        (PermissionError("without a number"), FailureClass.USER_CODE),
+        (IsADirectoryError("without a number"), FailureClass.USER_CODE),
+        (NotADirectoryError("without a number"), FailureClass.USER_CODE),
+        (
+            FileNotFoundError(errno.ENOENT, "No usable temporary directory found in ['/tmp']"),
+            FailureClass.INFRA_TRANSIENT,
+        ),
+        (OSError(errno.ENOSPC, "No space left on device", "/dev/shm/torch_1"), FailureClass.HOST_OOM),
+        (OSError(0, "odd"), FailureClass.UNKNOWN),
+        (raised_from(classified(FailureClass.UNKNOWN, "x"), ConnectionResetError("x")), FailureClass.INFRA_TRANSIENT),
         (PermissionError(errno.EACCES, "x"), FailureClass.USER_CODE),
         (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), FailureClass.UNKNOWN),
         (RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"), FailureClass.GPU_OOM),
@@ -256,6 +267,25 @@ def test_an_error_that_is_met_twice_does_not_hide_what_is_behind_it() -> None:
     assert classify(raised_from(RuntimeError("row 7", inner), inner)) is FailureClass.INFRA_TRANSIENT
 
 
+def test_an_error_that_cannot_print_itself_says_nothing() -> None:
+    class SilentError(Exception):
+        def __str__(self) -> str:
+            raise KeyError("text")
+
+    assert classify(SilentError()) is FailureClass.UNKNOWN
+    assert classify(raised_from(SilentError(), MemoryError())) is FailureClass.HOST_OOM
+
+
+def test_failures_of_ranks_count_only_where_they_are_listed_by_rank() -> None:
+    odd = RuntimeError("Socket Timeout")
+    odd.worker_failures = [MemoryError()]  # type: ignore[attr-defined]  # of another library
+    assert classify(odd) is FailureClass.INFRA_TRANSIENT
+
+
+def test_a_traceback_that_names_no_error_is_a_message_like_others() -> None:
+    assert classify(RuntimeError("ray::work() ended: Socket Timeout")) is FailureClass.INFRA_TRANSIENT
+
+
 def test_a_cyclic_chain_of_errors_is_classified() -> None:
     first, second = RuntimeError("a"), RuntimeError("b")
     first.__cause__, second.__cause__ = second, first
@@ -282,6 +312,14 @@ def test_a_report_names_where_the_error_was_raised() -> None:
     assert reports[0].place.endswith(" in inner")
     assert reports[0].signature == reports[1].signature
     assert "raise ValueError" in reports[0].traceback
+
+
+def test_a_report_of_an_error_that_was_never_raised_has_no_place_and_a_long_message_is_cut() -> None:
+    report = report_of(ValueError("x" * 5000))
+    assert (report.place, len(report.summary), report.failure) == ("", 2000, FailureClass.USER_CODE)
+    assert report.traceback == report.summary
+    assert report.signature == ("ValueError", "")
+    assert report_of(errors.PoisonError("image1: cannot be decoded")).signature == ("data_poison", "")
 
 
 def test_a_report_holds_the_last_six_frames_and_the_message() -> None:

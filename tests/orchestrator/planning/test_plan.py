@@ -3,16 +3,25 @@
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.artifact import JSON, FileEntry, Fingerprint, Manifest
+from orchestrator.artifact import JSON, ArtifactKey, FileEntry, Fingerprint, Manifest
 from orchestrator.errors import PrecheckError, RecipeError
 from orchestrator.planning.code_digest import CodeDigest
-from orchestrator.planning.plan import Plan, PlannedStage, PlanOptions, make_plan, run_prechecks
+from orchestrator.planning.plan import (
+    Plan,
+    PlannedStage,
+    PlanOptions,
+    check_needs,
+    make_plan,
+    run_prechecks,
+    stage_rows,
+)
 from orchestrator.planning.stage_identity import PROVENANCE_CODE, PlanView
 from orchestrator.stage import Location, Recipe, Resources, RetryPolicy, Slot, StageKind, StageSpec
 
@@ -241,6 +250,16 @@ def test_changed_code_is_an_error_under_the_policy_fail(world: World) -> None:
         world.plan(chain(), code="fail")
 
 
+def test_a_forced_stage_whose_code_changed_says_both(world: World) -> None:
+    world.code = {"stages/work.py": "2"}
+    plan = world.plan(chain(), code="rerun", force=("b",))
+    assert table(plan)["b"] == (
+        "run",
+        "forced; code changed (not in identity): stages/work.py; upstream re-runs: a",
+    )
+    assert table(world.plan(chain(), force=("b",)))["b"] == ("run", "forced")  # a warning is no reason
+
+
 def test_an_artifact_without_recorded_code_gives_no_warning(world: World) -> None:
     world.artifacts = {key: replace(manifest, provenance={}) for key, manifest in world.artifacts.items()}
     assert table(world.plan(chain(), code="fail"))["a"] == ("reuse", "")
@@ -270,6 +289,14 @@ def test_shards_are_not_counted_where_one_side_has_none(world: World) -> None:
     world.shards["a"] = ("s1", "s2")
     world.execute(world.plan(chain(lr=6.0), until=("a",)))
     assert table(world.plan(chain(lr=6.0)))["b"] == ("run", "input first: +1 -1 artifacts")
+
+
+def test_a_slot_that_was_filled_or_emptied_is_named(world: World) -> None:
+    a, b, c = chain().stages
+    fuller = replace(c, inputs={**c.inputs, "second": ("a",)})
+    assert table(world.plan(replace(chain(), stages=(a, b, fuller))))["c"] == ("run", "input second: +1 -0 artifacts")
+    emptier = replace(b, inputs={})
+    assert table(world.plan(replace(chain(), stages=(a, emptier, c))))["b"] == ("run", "input first: +0 -1 artifacts")
 
 
 def test_a_new_input_is_counted_in_artifacts_where_shards_are_unknown(world: World) -> None:
@@ -346,6 +373,42 @@ def test_estimates_are_asked_for_with_the_rows_of_the_inputs_where_they_exist() 
     wide = Recipe(name="wide", stages=(*chain().stages, spec("d", "a", "c", config=Config(lr=9.0))))
     make_plan(wide, replace(world.view(), estimate_s=estimate_s))
     assert asked["d"] is None  # one of two
+
+
+def test_a_run_does_not_start_without_the_files_that_its_stages_need(tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+
+    def needs(config: Config) -> dict[str, str]:
+        return {"images": str(tmp_path / "there"), "weights": str(tmp_path / "absent"), "captions": ""}
+
+    recipe = Recipe(name="wide", stages=(spec("d", kind=replace(KIND, needs=needs)), spec("e")), file="wide.yaml")
+    world = World()
+    plan = world.plan(recipe)
+    with pytest.raises(PrecheckError) as raised:
+        check_needs(plan)
+    assert str(raised.value).splitlines() == [
+        "wide.yaml: the run cannot start",
+        f"stages.d.config.weights: nothing at {str(tmp_path / 'absent')!r}; give the path of the files that the "
+        "config names",
+        "stages.d.config.captions: empty, but this stage starts from files outside the store; give their path",
+    ]
+    world.execute(plan)
+    check_needs(world.plan(recipe))  # what is reused needs nothing
+    with pytest.raises(PrecheckError, match=r"^wide: the run cannot start"):
+        check_needs(replace(plan, file=""))
+
+
+def test_the_history_records_each_stage_with_its_reasons_and_its_inputs(world: World) -> None:
+    plan = world.plan(chain(), force=("b",))
+    rows = {row.stage_id: (row.action, row.reasons, row.upstream, row.fingerprint) for row in stage_rows(plan)}
+    assert rows == {
+        "a": ("reuse", (), (), plan.stage("a").fingerprint),
+        "b": ("run", ("forced",), ("a",), plan.stage("b").fingerprint),
+        "c": ("run", ("upstream re-runs: b",), ("b",), plan.stage("c").fingerprint),
+    }
+    assert plan.stage("c").key == ArtifactKey("work", plan.stage("c").fingerprint)
+    with pytest.raises(RecipeError, match="chain: found no stage 'd'"):
+        plan.stage("d")
 
 
 def test_prechecks_see_the_configurations_of_inputs_by_slot(world: World) -> None:

@@ -78,6 +78,49 @@ def test_young_and_live_attempts_stay(artifacts: ArtifactStore, store: Store) ->
     assert find_garbage(store, now_s=LATER_S, is_live=lambda attempt: attempt == "busy") == []
 
 
+@pytest.mark.parametrize(("age_s", "is_found"), [(59.9, False), (60.0, True), (60.1, True)])
+def test_an_attempt_is_old_from_the_age_on_that_was_given(
+    age_s: float, is_found: bool, artifacts: ArtifactStore, store: Store
+) -> None:
+    published(artifacts, "dead")
+    newest_s = max(item.modified_s for item in store.list("artifacts"))
+    found = find_garbage(store, now_s=newest_s + age_s, older_than_s=60.0, is_live=nobody)
+    assert [item.attempt for item in found] == (["dead"] if is_found else [])
+
+
+def test_what_is_found_and_deleted_is_counted_in_files_and_bytes(artifacts: ArtifactStore) -> None:
+    sizes = {"a": 3, "b/c": 40}
+    for name in ("first", "second"):
+        attempt = artifacts.new_attempt(ArtifactKey("curate", FINGERPRINT), name)
+        for path, size in sizes.items():
+            (attempt.data / path).parent.mkdir(parents=True, exist_ok=True)
+            (attempt.data / path).write_bytes(bytes(size))
+        attempt.publish()
+    held = [item.bytes for item in artifacts.store.list("artifacts") if "/first/" in item.key]  # with its claim
+    assert sorted(held)[:2] == [3, 40]
+    plan = find_garbage(artifacts.store, now_s=LATER_S, is_live=nobody)
+    assert sorted((item.attempt, item.files) for item in plan) == [("first", len(held)), ("second", len(held))]
+    assert min(plan, key=lambda item: item.attempt).bytes == sum(held)
+    done = delete_garbage(artifacts.store, plan, is_live=nobody)
+    assert (done.items, done.bytes) == (2, sum(item.bytes for item in plan))
+    assert (done.kept, done.retained) == ((), ())
+
+
+def test_a_checkpoint_that_another_training_will_begin_with_stays(artifacts: ArtifactStore, tmp_path: Path) -> None:
+    key = ArtifactKey("curate", FINGERPRINT)
+    attempt = AttemptId(run_id="run", stage_id="stage", epoch=1, name="first")
+    checkpoints = StoredCheckpoints(store=artifacts.store, cache=artifacts.cache, key=key, attempt=attempt)
+    (tmp_path / "checkpoint").mkdir()
+    (tmp_path / "checkpoint/weights").write_bytes(b"weights")
+    for step in (1, 2):
+        checkpoints.commit(step, tmp_path / "checkpoint", {})
+    artifacts.commit(published(artifacts, "first"), DRAFT, epoch=1)
+    found = find_garbage(artifacts.store, now_s=LATER_S, is_live=nobody, awaited={(key, 1)})
+    assert [(item.reason, item.site.manifest_key("x").split("/")[-4]) for item in found if item.site] == [
+        ("checkpoint", f"{2:012d}")
+    ]
+
+
 def test_a_shard_output_lives_as_long_as_its_stage_attempt(artifacts: ArtifactStore) -> None:
     output = ShardLedger(artifacts.store, artifacts.cache).new_output(
         ArtifactKey("curate", "cd" * 32), owner="run-1-a1"
