@@ -239,7 +239,7 @@ class ArtifactStore:
             except CorruptArtifactError as error:
                 log.warning("skipped: %s", error)
 
-    def _open(self, stored: StoredArtifact, only: Callable[[str], bool] = lambda _path: True) -> Artifact:
+    def _open(self, stored: StoredArtifact, only: Callable[[str], bool]) -> Artifact:
         manifest = stored.manifest
         site = artifact_site(manifest.key)
         files = [file for file in manifest.files if only(file.path)]

@@ -208,6 +208,7 @@ def test_damage_is_named_healed_and_made_again(local: ArtifactStore, damage: str
     assert "curate" in str(problems[0])
     assert "file 'deep/two': found" in str(problems[0])
     before = (local.store.get(artifact_site(ArtifactKey("curate", FINGERPRINT)).commit_key(0)), 0)
+    assert (local.find(ArtifactKey("curate", FINGERPRINT)) is not None) == (damage == "flip")  # by lengths alone
     assert local.heal(ArtifactKey("curate", FINGERPRINT)) == problems
     assert local.find(ArtifactKey("curate", FINGERPRINT)) is None
     again = make(local, "second", one=b"1", two=b"22")
@@ -279,6 +280,8 @@ def test_junk_in_a_record_counts_as_absent_and_is_replaced(local: ArtifactStore,
         assert local.open(ArtifactKey("curate", FINGERPRINT)) == made
         return
     assert local.find(ArtifactKey("curate", FINGERPRINT)) is None
+    with pytest.raises(CorruptArtifactError, match=path.name):
+        local.open(ArtifactKey("curate", FINGERPRINT))
     assert len(local.verify(ArtifactKey("curate", FINGERPRINT))) == 1
     assert make(local, "second").manifest.files == made.manifest.files
     assert local.verify(ArtifactKey("curate", FINGERPRINT)) == []
@@ -327,6 +330,56 @@ def test_a_manifest_that_was_exchanged_for_a_sound_one_is_not_believed(local: Ar
     overwrite(path, path.read_bytes().replace(b"3.0", b"4.0"))
     with pytest.raises(CorruptArtifactError, match=f"found SHA-256 .*, expected {made.manifest_sha256}"):
         local.open(ArtifactKey("curate", FINGERPRINT))
+
+
+def test_an_artifact_without_its_manifest_or_with_that_of_another_one_is_not_opened(artifacts: ArtifactStore) -> None:
+    key, other = ArtifactKey("curate", FINGERPRINT), ArtifactKey("curate", "ab" * 32)
+    make(artifacts)
+    site, other_site = artifact_site(key), artifact_site(other)
+    for of_one, of_other in (
+        (site.commit_key(0), other_site.commit_key(0)),
+        (site.manifest_key("first"), other_site.manifest_key("first")),
+        (site.outcome_key("first"), other_site.outcome_key("first")),
+    ):
+        data = artifacts.store.get(of_one)
+        assert data is not None
+        artifacts.store.put_new(of_other, data)
+    with pytest.raises(CorruptArtifactError, match=f"found the manifest of {key}"):
+        artifacts.open(other)
+    artifacts.store.delete(site.manifest_key("first"))
+    with pytest.raises(CorruptArtifactError, match="found no manifest, expected the committed one"):
+        artifacts.open(key)
+    with pytest.raises(CorruptArtifactError, match="found no commit record; run its stage again"):
+        artifacts.open(ArtifactKey("curate", "cd" * 32))
+
+
+def test_a_record_that_cannot_be_read_can_be_retracted(local: ArtifactStore) -> None:
+    key = ArtifactKey("curate", FINGERPRINT)
+    make(local)
+    path = local.store.local(artifact_site(key).commit_key(0))
+    assert path is not None
+    path.write_bytes(b"{")
+    assert local.retract(key, reason="junk")
+    assert head(local.store, artifact_site(key)).problem == ""
+
+
+def test_the_files_of_a_remote_artifact_are_kept_where_it_was_made_and_not_where_it_is_located(
+    memory_store: Store, tmp_path: Path
+) -> None:
+    here, there = ArtifactStore(memory_store, tmp_path / "here"), ArtifactStore(memory_store, tmp_path / "there")
+    attempt = attempt_with(here, "first")
+    made = here.commit(attempt, DRAFT, epoch=1, is_opened=False)
+    assert (made.path / "deep/file").read_bytes() == b"content"  # no download
+    assert not attempt.data.exists()
+    assert not there.locate(made.manifest.key).path.exists()
+    assert (there.open(made.manifest.key).path / "deep/file").read_bytes() == b"content"
+
+
+def test_a_local_artifact_is_checked_when_it_is_located(local: ArtifactStore) -> None:
+    made = make(local)
+    (made.path / "deep/file").unlink()
+    with pytest.raises(CorruptArtifactError, match="found no file"):
+        local.locate(made.manifest.key)
 
 
 def test_listing_all_skips_foreign_folders_and_retracted_artifacts_and_says_what_it_cannot_read(

@@ -23,7 +23,7 @@ from orchestrator.identity import fingerprint_of
 from orchestrator.retention.garbage import delete_garbage, find_garbage
 from orchestrator.store.fences import read_fence
 from orchestrator.store.layout import artifact_site, checkpoint_site
-from orchestrator.store.store import Store, open_store
+from orchestrator.store.store import Store, open_store, record_bytes
 from orchestrator.store.store_identity import establish
 from tests.orchestrator.store.interleaving import Crash, Scheduler, SteppedStore
 
@@ -103,12 +103,16 @@ def test_an_aborted_attempt_commits_retracts_and_prunes_nothing(store: Store, tm
         lambda: save(zombie, tmp_path, 500),
         lambda: save(zombie, tmp_path, 400),
         lambda: zombie.retract_after(100),
+        lambda: zombie.retract_after(400),  # though nothing is later
         lambda: zombie.prune(1),
+        lambda: zombie.prune(9),  # though nothing is to be pruned
         lambda: zombie.take_over(),
     ]
+    before = {item.key for item in store.list("artifacts")}
     for action in actions:
         with pytest.raises(FencedError, match="attempt 'run-train-1-1' was aborted"):
             action()
+    assert {item.key for item in store.list("artifacts")} == before
     assert content(live) == {400: "2:400", 300: "2:300", 200: "2:200", 100: "1:100"}
     save(live, tmp_path, 500)
     assert content(live)[500] == "2:500"
@@ -167,10 +171,12 @@ def test_a_commit_that_had_passed_the_guard_does_not_count_once_another_took_ove
         attempt=zombie.attempt,
         ready={zombie.attempt.name},
     )
+    is_refused = False
     try:
         save(frozen, tmp_path, 500)
     except FencedError:
-        assert ending == "/MANIFEST.json"  # before the second look of the guard
+        is_refused = True
+    assert is_refused == (ending == "/MANIFEST.json")  # before the second look of the guard
     assert content(live[0]) == {100: "1:100"}
     assert newest_checkpoint_step(store, KEY) == 100
     save(live[0], tmp_path, 500)
@@ -246,6 +252,36 @@ def test_an_older_epoch_does_not_take_over_from_a_newer_one(store: Store, tmp_pa
     checkpoints(store, tmp_path, 2).take_over()
 
 
+def test_claims_of_other_runs_and_odd_ones_hold_nobody_back(store: Store, tmp_path: Path) -> None:
+    artifacts = ArtifactStore(store, tmp_path / "cache")
+    other = AttemptId.of("other", "train", epoch=9, number=1)
+    for who in (other, attempt(1)):  # listed in this order
+        artifacts.new_attempt(KEY, who.name, attempt=who)
+    odd = record_bytes({"format": 1, "run": "run", "epoch": "9"})
+    store.put_new(artifact_site(KEY).claim_key("run-train-0-1"), odd)
+    checkpoints(store, tmp_path, 1).take_over()
+    artifacts.new_attempt(KEY, attempt(2).name, attempt=attempt(2))
+    with pytest.raises(FencedError, match="epoch 2 of run run has started"):
+        checkpoints(store, tmp_path, 1).take_over()
+
+
+def test_an_attempt_that_committed_its_artifact_needs_no_fence(store: Store, tmp_path: Path) -> None:
+    artifacts = ArtifactStore(store, tmp_path / "cache")
+    made = artifacts.new_attempt(KEY, attempt(1).name, attempt=attempt(1))
+    (made.data / "weights").write_text("whole")
+    artifacts.commit(made, ManifestDraft(kind="model@1", payload=dict(PAYLOAD), metrics={}), epoch=1)
+    begin(store, tmp_path, 2)
+    assert read_fence(store, artifact_site(KEY).attempts, attempt(1).name) is None
+
+
+def test_what_a_driver_aborted_is_fenced_by_the_first_look_of_the_next_attempt(store: Store, tmp_path: Path) -> None:
+    zombie = begin(store, tmp_path, 1)
+    save(zombie, tmp_path, 10)
+    assert ArtifactStore(store, tmp_path / "cache").abort_attempt(KEY, zombie.attempt.name, reason="lost")
+    assert checkpoints(store, tmp_path, 2).latest() is not None
+    assert read_fence(store, artifact_site(KEY).attempts, zombie.attempt.name) is not None
+
+
 def test_an_attempt_id_is_used_once_on_every_machine(store: Store, tmp_path: Path) -> None:
     one, two = ArtifactStore(store, tmp_path / "one"), ArtifactStore(store, tmp_path / "two")
     made = one.new_attempt(KEY, "run-train-5-1")
@@ -286,6 +322,14 @@ def test_a_checkpoint_of_an_unknown_attempt_is_used_and_reported_with_its_file(
     lines = [record.getMessage() for record in caplog.records]
     key = checkpoint_site(KEY, 10).commit_key(0)
     assert [line for line in lines if key in line and "'run-train-99-1', which is not known" in line]
+    caplog.clear()
+    known = begin(store, tmp_path, 2)
+    save(known, tmp_path, 20)
+    with caplog.at_level(logging.WARNING):
+        newest = checkpoints(store, tmp_path, 3).latest()
+    assert newest is not None
+    assert newest.step == 20
+    assert "not known here" not in caplog.text
 
 
 def test_a_decision_that_cannot_be_read_ends_the_attempt_and_names_the_file(store: Store, tmp_path: Path) -> None:
@@ -305,6 +349,22 @@ def test_exactly_the_chosen_checkpoint_is_opened(store: Store, tmp_path: Path) -
     for step, digest in ((1, chosen.digest), (2, "0" * 64), (3, chosen.digest)):
         with pytest.raises(CorruptArtifactError, match=f"checkpoint of step {step} .*rank 0 chose"):
             rank.open(step, digest)
+    with pytest.raises(CorruptArtifactError, match="found none, expected the manifest"):
+        rank.open(3, chosen.digest)
+
+
+def test_a_checkpoint_that_is_not_seen_yet_is_waited_for(
+    memory_store: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    live = begin(memory_store, tmp_path, 1)
+    save(live, tmp_path, 1)
+    chosen = live.latest()
+    assert chosen is not None
+    key = checkpoint_site(KEY, 1).commit_key(0)
+    record = memory_store.objects.pop(key)  # as a listing that lags
+    monkeypatch.setattr("time.sleep", lambda _seconds: memory_store.objects.setdefault(key, record))
+    rank = checkpoints(memory_store, tmp_path, 1)
+    assert replace(rank, open_patience_s=60.0).open(1, chosen.digest).step == 1
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))

@@ -1,3 +1,5 @@
+import hashlib
+import json
 import logging
 import pickle
 import threading
@@ -15,7 +17,7 @@ from orchestrator.backends.objects import Digest
 from orchestrator.errors import CorruptArtifactError, FencedError, StoreError, TakenDownError
 from orchestrator.store.commits import head
 from orchestrator.store.layout import checkpoint_site
-from orchestrator.store.store import Store
+from orchestrator.store.store import Store, record_bytes
 from tests.orchestrator.conftest import MemoryStore
 
 FINGERPRINT = "ab" * 32
@@ -233,6 +235,57 @@ def test_later_steps_are_retracted_and_can_be_committed_differently(
     assert (found.step, (found.path / "weights").read_text()) == (20, "weights another way")
 
 
+@pytest.mark.parametrize("action", ["commit", "retract_after"])
+def test_a_step_whose_record_cannot_be_read_is_open_again(
+    action: str, local: StoredCheckpoints, tmp_path: Path
+) -> None:
+    save(local, tmp_path, 1, 2)
+    chosen = local.latest()
+    assert chosen is not None
+    site = checkpoint_site(local.key, 2)
+    path = local.store.local(site.commit_key(0))
+    assert path is not None
+    path.write_bytes(b"{")
+    with pytest.raises(CorruptArtifactError, match=r"found .*COMMIT"):
+        replace(local, open_patience_s=0.0).open(2, chosen.digest)
+    if action == "commit":
+        local.commit(2, folder_with(tmp_path, "again"), {})
+        newest = replace(local, verified=set()).latest()
+        assert newest is not None
+        assert (newest.step, (newest.path / "weights").read_text()) == (2, "weights again")
+    else:
+        local.retract_after(1)
+        assert head(local.store, site).problem == ""
+
+
+def test_the_copy_of_a_checkpoint_goes_with_it(checkpoints: StoredCheckpoints, tmp_path: Path) -> None:
+    save(checkpoints, tmp_path, 1, 2)
+    newest = checkpoints.latest()
+    assert newest is not None
+    assert (newest.path / "weights").exists()
+    checkpoints.retract_after(1)
+    assert not newest.path.exists()
+
+
+def test_a_manifest_that_points_out_of_its_folder_is_not_followed(local: StoredCheckpoints, tmp_path: Path) -> None:
+    save(local, tmp_path, 1)
+    site = checkpoint_site(local.key, 1)
+    commit = head(local.store, site).commit
+    assert commit is not None
+    keys = (site.manifest_key(commit.attempt), site.commit_key(0))
+    paths = [local.store.local(key) for key in keys]
+    assert all(paths)
+    manifest, record = (json.loads(local.store.get(key) or b"") for key in keys)
+    manifest["files"][0]["path"] = "../../../../../../../weights"
+    data = record_bytes(manifest)
+    record["manifest_sha256"] = hashlib.sha256(data).hexdigest()
+    for key, content in zip(keys, (data, record_bytes(record)), strict=True):
+        local.store.delete(key)
+        local.store.put_new(key, content)
+    with pytest.raises(CorruptArtifactError, match=r"expected parts joined by single '/'"):
+        local.open(1, record["manifest_sha256"])
+
+
 def test_a_file_of_every_kept_checkpoint_is_read_oldest_first(checkpoints: StoredCheckpoints, tmp_path: Path) -> None:
     save(checkpoints, tmp_path, 20, 10, 30)
     checkpoints.retract_after(20)
@@ -366,12 +419,14 @@ def test_an_aborted_attempt_begins_writes_and_concludes_nothing(checkpoints: Sto
     draft, files = written_by_many(checkpoints, 2, "a")
     successor = replace(checkpoints, attempt=replace(checkpoints.attempt, epoch=2, name="a2"), ready=set())
     successor.take_over()
+    before = {item.key for item in checkpoints.store.list("artifacts")}
     with pytest.raises(FencedError):
         checkpoints.begin(3)
     with pytest.raises(FencedError):
         checkpoints.write_part(2, draft, "late", lambda: [b"x"], 1)
     with pytest.raises(FencedError):
         checkpoints.conclude(2, draft, files, {})
+    assert {item.key for item in checkpoints.store.list("artifacts")} == before
     newest = successor.latest()
     assert newest is not None
     assert newest.step == 1
@@ -432,11 +487,23 @@ def test_a_training_begins_with_the_checkpoint_that_its_identity_names_and_then_
     other.take_over()  # as its next attempt does
     assert other.latest() is not None
     checkpoints.prune(1)  # the other training's are not needed any more
+    other.take_over()  # nor to begin with
     assert [step for step, _ in checkpoint_files(checkpoints.store, other.key, "weights")] == [20, 25]
     other.verified.clear()
     newest = other.latest()
     assert newest is not None
     assert newest.step == 25
+
+
+def test_another_checkpoint_of_the_same_step_is_not_the_one_to_begin_with(
+    checkpoints: StoredCheckpoints, tmp_path: Path
+) -> None:
+    save(checkpoints, tmp_path, 20)
+    other = continuing(checkpoints, 20)
+    checkpoints.retract_after(10)
+    checkpoints.commit(20, folder_with(tmp_path, "another way"), {"step": 20})
+    with pytest.raises(CorruptArtifactError, match="is gone or damaged"):
+        other.take_over()
 
 
 def test_a_damaged_checkpoint_to_begin_with_is_no_reason_to_begin_from_scratch(
