@@ -1,6 +1,8 @@
 """The order of training: every sample once per epoch, and the steps that trained a sample equal a replay."""
 
 import bisect
+import hashlib
+import json
 from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import replace
@@ -137,12 +139,20 @@ def test_a_step_of_so_many_samples_has_the_rows_that_hold_them(open_data: Callab
 def test_the_rows_of_a_step_are_those_that_hold_so_many_samples_in_the_first_16384_positions(
     open_data: Callable[..., TrainingData],
 ) -> None:
-    by_rows = open_data(config_of(rows_per_step=1)).order
+    by_rows = open_data(config_of(rows_per_step=1, row_tokens=350)).order
+    assert (by_rows.lengths(0, 16_384) == 0).any()  # longer than a row: left out, and not counted
     rows = bisect.bisect_right(range(16_384), 16_383, key=lambda row: by_rows.position(row).position)
     num_samples = int((by_rows.lengths(0, by_rows.position(rows).position) > 0).sum())
     for samples in (1, 12, 1_000_003):  # the last so large that one sample or row more in the measure would show
-        order = open_data(config_of(rows_per_step=0, samples_per_step=samples)).order
+        order = open_data(config_of(rows_per_step=0, samples_per_step=samples, row_tokens=350)).order
         assert order.rows_per_step == max(1, round(samples * rows / num_samples))
+
+
+def test_the_digest_of_an_order_is_the_same_in_every_version(open_data: Callable[..., TrainingData]) -> None:
+    """Another one would refuse every checkpoint of a training that has begun."""
+    data = open_data(config_of(condition_dropout=0.5))
+    settings = [data._index.digest, 7, 4, 0.5]
+    assert data.order.digest == hashlib.sha256(json.dumps(settings).encode()).hexdigest()
 
 
 def test_an_order_needs_a_part_of_the_mixture_for_each_part_of_its_index(

@@ -84,6 +84,14 @@ def test_a_frozen_table_gets_no_gradient_and_the_rest_is_unchanged() -> None:
     torch.testing.assert_close(vision.grad, expected[1], rtol=1e-4, atol=2e-5)
 
 
+@pytest.mark.parametrize("chunk", [5, 37])
+def test_without_gradients_the_losses_of_all_chunks_are_computed(chunk: int) -> None:
+    hidden, tables, targets, weights = _example()
+    value, losses = chunked_cross_entropy(hidden, tables, targets, weights, chunk_bytes=chunk * 4 * 115)
+    torch.testing.assert_close(value, _reference(hidden, tables, targets, weights), rtol=1e-5, atol=1e-4)
+    torch.testing.assert_close(losses, F.cross_entropy(hidden @ torch.cat(tables).T, targets, reduction="none"))
+
+
 def test_no_trained_position_gives_zero_not_nan() -> None:
     hidden, tables, _, _ = _example()
     for leaf in (hidden, *tables):

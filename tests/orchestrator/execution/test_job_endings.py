@@ -13,6 +13,7 @@ import pytest
 
 from orchestrator.artifact import ArtifactKey
 from orchestrator.artifacts.artifact_store import ArtifactStore
+from orchestrator.artifacts.checkpoints import StoredCheckpoints
 from orchestrator.artifacts.run_epochs import EpochGuard, RunEpochs
 from orchestrator.attempt_id import AttemptId
 from orchestrator.cluster.jobs import JobInfo, JobState
@@ -261,6 +262,37 @@ def test_whether_a_job_is_running_is_asked_until_the_cluster_says_so(tmp_path: P
     with pytest.raises(DetachedError, match="whether it is running is unknown"):
         job._is_running()
     assert job._records.is_stop_requested()
+
+
+def test_a_driver_that_only_detaches_asks_no_job_to_stop_though_nobody_knows_whether_it_is_running(
+    tmp_path: Path,
+) -> None:
+    job = followed(Head(answers=[NodeLostError("the head does not answer")]), tmp_path)
+    job._records.announce()
+    job.stop.set()
+    job.detached.set()
+    with pytest.raises(DetachedError, match="the job keeps running"):
+        job._is_running()
+    assert not job._records.is_stop_requested()
+
+
+@pytest.mark.parametrize("before", [None, 10])
+def test_a_checkpoint_of_a_lost_job_is_progress_if_it_is_newer_than_those_before(
+    before: int | None, tmp_path: Path
+) -> None:
+    job = followed(Head(), tmp_path)
+    job.request.planned.spec = SimpleNamespace(kind=SimpleNamespace(name="tokenize"))  # type: ignore[misc,assignment]
+    (tmp_path / "weights").mkdir()
+    (tmp_path / "weights/file").write_bytes(b"w")
+    checkpoints = StoredCheckpoints(
+        store=job.artifacts.store, cache=tmp_path / "c", key=job.request.planned.key, attempt=job.request.attempt
+    )
+    if before:
+        checkpoints.commit(before, tmp_path / "weights", {})
+    job._step_before = before
+    assert not job.progressed()
+    checkpoints.commit(20, tmp_path / "weights", {})
+    assert job.progressed()
 
 
 def test_the_words_of_a_stage_driver_name_attempt_epoch_and_what_to_avoid() -> None:

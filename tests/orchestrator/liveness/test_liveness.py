@@ -243,6 +243,17 @@ def test_a_takedown_waits_for_whatever_may_write(workspace: Workspace) -> None:
     assert (outcome.kind, outcome.reason) == ("ABORT", "takedown T1")  # what nobody sees cannot commit any more
 
 
+def test_an_artifact_is_reserved_until_its_lease_is_released(workspace: Workspace) -> None:
+    lease = workspace.leases.acquire(f"artifact:{KEY.fingerprint}")
+    assert lease is not None
+    drive(workspace)  # its own lease is of a run
+    assert workspace.liveness.reserved_artifacts() == {KEY.fingerprint}
+    expire(workspace)  # its run was interrupted, and may be resumed
+    assert workspace.liveness.reserved_artifacts() == {KEY.fingerprint}
+    workspace.leases.release(lease)
+    assert workspace.liveness.reserved_artifacts() == set()
+
+
 def test_other_runs_see_the_job_at_an_artifact(workspace: Workspace) -> None:
     workspace.leases.release(drive(workspace, as_job=True))
     assert [life.run_id for life in workspace.liveness.jobs_at(KEY, but_run="run-2")] == [RUN]
