@@ -264,6 +264,9 @@ class JobAttempt:
                 self._warned = ""
                 return found
             except (NodeLostError, PrecheckError, StoreError, DatabaseError) as error:  # PrecheckError: its token
+                is_cluster = isinstance(error, NodeLostError | PrecheckError)
+                if is_cluster and (left := self._left_for_its_machines()) is not None:
+                    return None, left  # they may have been those that answer
                 if str(error) != self._warned:
                     log.warning("%s; polling every %.0f s, the stage keeps running meanwhile", error, POLL_S)
                 self._warned = str(error)
@@ -272,6 +275,13 @@ class JobAttempt:
                     self._request_stop()
                     end = "is asked to stop" if self._is_asked_to_stop else "cannot be asked to stop and keeps running"
                     raise DetachedError(f"{self._job_id}: not followed any more; it {end}: {error}") from error
+
+    def _left_for_its_machines(self) -> JobOutcome | None:
+        try:
+            outcome = self._records.outcome()
+        except StoreError:
+            return None
+        return outcome if outcome is not None and is_preempted(outcome) else None
 
     def _say_what_it_waits_for(self, info: JobInfo) -> None:
         """Once for each reason of the cluster, and once when it waits no more."""

@@ -571,6 +571,18 @@ def test_a_job_that_left_its_machines_is_ended_where_the_cluster_keeps_it(desk: 
     assert isinstance(only.ended(), dict)
 
 
+def test_a_cluster_that_went_with_the_machines_of_a_job_is_not_asked_how_it_ended(desk: Desk) -> None:
+    desk.jobs.keeps.set()
+    only = desk.controller().start()
+    wait_until(lambda: desk.state() == "RUNNING" and bool(desk.jobs.submitted))
+    desk.jobs.away.set()
+    desk.jobs.taken.set()
+    wait_until(lambda: len(desk.jobs.submitted) == 2)
+    desk.jobs.away.clear()
+    desk.jobs.finish.set()
+    assert isinstance(only.ended(), dict)
+
+
 def test_a_run_without_a_controller_is_cancelled_with_its_job(desk: Desk) -> None:
     first = desk.controller().start()
     wait_until(lambda: bool(desk.jobs.submitted))
