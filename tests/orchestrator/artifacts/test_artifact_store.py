@@ -4,18 +4,22 @@ import logging
 import os
 import pickle
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from orchestrator.artifact import Artifact, ArtifactKey
 from orchestrator.artifacts.artifact_store import ArtifactStore, ManifestDraft
-from orchestrator.errors import CorruptArtifactError, NewerFormatError, StoreError
+from orchestrator.artifacts.shard_ledger import ShardLedger
+from orchestrator.errors import CorruptArtifactError, NewerFormatError, StoreError, UnreachableStoreError
 from orchestrator.identity import fingerprint_of
+from orchestrator.shards import ShardOutcome
 from orchestrator.store.attempt_folder import AttemptFolder
 from orchestrator.store.commits import abort, head, read_outcome
 from orchestrator.store.layout import artifact_site
 from orchestrator.store.store import Store, record_bytes
+from orchestrator.store.store_identity import establish
 
 PAYLOAD = {"kind": "curate", "version": 1}
 FINGERPRINT = fingerprint_of(PAYLOAD)
@@ -373,6 +377,34 @@ def test_the_files_of_a_remote_artifact_are_kept_where_it_was_made_and_not_where
     assert not attempt.data.exists()
     assert not there.locate(made.manifest.key).path.exists()
     assert (there.open(made.manifest.key).path / "deep/file").read_bytes() == b"content"
+
+
+def test_what_is_missing_because_its_folder_is_not_mounted_is_not_damaged(local: ArtifactStore) -> None:
+    establish(local.store, ["curate"])
+    made = make(local)
+    (made.path / "deep/file").unlink()
+    local.store.delete("artifacts/curate/STORE")  # as it looks where the folder is not mounted
+    key = made.manifest.key
+    for action in (local.find, local.heal, lambda _key: make(local, "second")):
+        with pytest.raises(UnreachableStoreError, match="Is it mounted"):
+            action(key)
+    assert head(local.store, artifact_site(key)).generation == 0  # nothing was retracted
+
+
+def test_the_damaged_shards_of_a_damaged_artifact_are_healed_with_it(local: ArtifactStore) -> None:
+    ledger, key = ShardLedger(local.store, local.cache), ArtifactKey("curate", "cd" * 32)
+    output = ledger.new_output(key, owner="run-1-a1")
+    (output.data / "part").write_bytes(b"part")
+    ledger.record(output, ShardOutcome(rows=1), provenance={})
+    attempt = attempt_with(local, "first")
+    made = local.commit(attempt, replace(DRAFT, shards=(key.fingerprint,)), epoch=1)
+    overwrite(made.path / "deep/file", b"Content")
+    [part] = [item.key for item in local.store.list("shards") if item.key.endswith("/part")]
+    path = local.store.local(part)
+    assert path is not None
+    overwrite(path, b"parT")
+    assert [problem.path for problem in local.heal(made.manifest.key)] == ["deep/file", "part"]
+    assert ledger.heal(key) == []  # it is retracted already
 
 
 def test_a_local_artifact_is_checked_when_it_is_located(local: ArtifactStore) -> None:

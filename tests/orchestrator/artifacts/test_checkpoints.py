@@ -3,8 +3,10 @@ import json
 import logging
 import pickle
 import threading
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -267,22 +269,29 @@ def test_the_copy_of_a_checkpoint_goes_with_it(checkpoints: StoredCheckpoints, t
     assert not newest.path.exists()
 
 
-def test_a_manifest_that_points_out_of_its_folder_is_not_followed(local: StoredCheckpoints, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        (lambda files: [{**files[0], "path": "../../../../../../../weights"}], "expected parts joined by single '/'"),
+        (lambda files: [*files, files[0]], "found a path twice"),
+    ],
+)
+def test_a_manifest_with_odd_paths_is_not_followed(
+    files: Callable[[Any], Any], message: str, local: StoredCheckpoints, tmp_path: Path
+) -> None:
     save(local, tmp_path, 1)
     site = checkpoint_site(local.key, 1)
     commit = head(local.store, site).commit
     assert commit is not None
     keys = (site.manifest_key(commit.attempt), site.commit_key(0))
-    paths = [local.store.local(key) for key in keys]
-    assert all(paths)
     manifest, record = (json.loads(local.store.get(key) or b"") for key in keys)
-    manifest["files"][0]["path"] = "../../../../../../../weights"
+    manifest["files"] = files(manifest["files"])
     data = record_bytes(manifest)
     record["manifest_sha256"] = hashlib.sha256(data).hexdigest()
     for key, content in zip(keys, (data, record_bytes(record)), strict=True):
         local.store.delete(key)
         local.store.put_new(key, content)
-    with pytest.raises(CorruptArtifactError, match=r"expected parts joined by single '/'"):
+    with pytest.raises(CorruptArtifactError, match=message):
         local.open(1, record["manifest_sha256"])
 
 
@@ -454,6 +463,34 @@ def test_a_part_is_read_back(tmp_path: Path) -> None:
     checkpoints = StoredCheckpoints(store=Rotting(), cache=tmp_path, key=key, attempt=attempt)
     with pytest.raises(StoreError, match="right after writing"):
         written_by_many(checkpoints, 1, "a")
+
+
+class Counting(MemoryStore):
+    """Notes the keys whose bytes are read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.read: list[str] = []
+
+    def digest(self, key: str) -> Digest | None:
+        self.read.append(key)
+        return super().digest(key)
+
+
+def test_what_was_read_back_or_verified_once_is_not_read_again(tmp_path: Path) -> None:
+    store, attempt = Counting(), AttemptId(run_id="run", stage_id="s", epoch=1, name="a1")
+    checkpoints = StoredCheckpoints(store=store, cache=tmp_path, key=ArtifactKey("train", FINGERPRINT), attempt=attempt)
+    draft, files = written_by_many(checkpoints, 1, "a")
+    assert checkpoints.conclude(1, draft, files, {})
+    store.read.clear()
+    checkpoints.prune(1)
+    assert store.read == []
+    save(checkpoints, tmp_path, 2)  # copied, and not read back
+    store.read.clear()
+    checkpoints.prune(1)
+    assert len(store.read) == 2
+    checkpoints.prune(1)
+    assert len(store.read) == 2
 
 
 def continuing(checkpoints: StoredCheckpoints, step: int) -> StoredCheckpoints:
