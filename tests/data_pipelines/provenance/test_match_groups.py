@@ -33,4 +33,5 @@ def test_groups_go_from_exact_to_far_and_count_what_is_kept() -> None:
         ("near-02", 1, 0),
         ("near-09", 2, 1),
     ]
+    assert [group.matches[0][1].verdict for group in groups[1:3]] == ["duplicate", "mirrored"]
     assert [group.short for group in groups] == ["exact", "copies", "mirrored", "2 bits differ", "9 bits differ"]

@@ -11,7 +11,7 @@ import pytest
 
 from stages.training.checkpoints.progress import Progress, Skip
 from stages.training.config import LoopConfig
-from stages.training.exposures import Integers, _optimizer_steps, _saw_any, loop_exposures
+from stages.training.exposures import Integers, _FirstImages, _optimizer_steps, _saw_any, loop_exposures
 
 LOOP = LoopConfig(steps=4, micro_batches_per_step=1, seed=0)
 ALL = {"a" * 64: ("1" * 64,), "b" * 64: (), "c" * 64: ("1" * 64,)}
@@ -74,3 +74,19 @@ def test_skipped_data_steps_belong_to_no_optimizer_step() -> None:
 def test_a_checkpoint_has_seen_the_steps_before_its_own(step: int, seen: bool) -> None:
     assert _saw_any(np.array([3]), Progress(step=step), step) is seen
     assert not _saw_any(np.array([3]), Progress(step=step, skips=(Skip(at=3, count=1),)), step)
+
+
+def test_samples_that_share_their_first_image_were_consumed_with_it() -> None:
+    images = _FirstImages(["a", "b", "c", "d"], {"a": ("x", "y"), "b": ("y",), "c": (), "d": ("x",)})
+    assert images.digests == ["x", "y"]
+    which, steps = images.owners(np.array([0, 0, 0, 1]), np.array([3, 3, 5, 4]))
+    assert list(zip(which.tolist(), steps.tolist(), strict=True)) == [(0, 3), (0, 5), (1, 4), (3, 3), (3, 5)]
+    nothing = np.zeros(0, dtype=np.int64)
+    assert [found.tolist() for found in images.owners(nothing, nothing)] == [[], []]
+
+
+def test_the_very_first_step_counts_and_a_skipped_one_does_not() -> None:
+    first = np.array([0])
+    assert [_saw_any(first, Progress(step=5), step) for step in (0, 1, 5)] == [False, True, True]
+    assert not _saw_any(first, Progress(step=5, skips=(Skip(at=0, count=1),)), 5)
+    assert not _saw_any(first, Progress(step=5), 5, first=1)
