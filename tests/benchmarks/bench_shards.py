@@ -2,7 +2,17 @@
 
 Run: python tests/benchmarks/bench_shards.py [--shards 100000]
 The store is a double in memory: nothing waits, the seconds are counted (`priced_store.py`). CPU is added to them, as if
-no request ran beside it.
+no request ran beside it. Requests and waiting are the same on every machine; the CPU times below were taken beside
+other work. A million shards take about 5 GB of memory, most of it for the double.
+
+    1,000,000 recorded shards                     requests   waiting       CPU
+    resume, none is packed (an older store)      1,003,495   482.6 s    88.9 s
+    resume, all are packed                           3,495     7.9 s    61.5 s
+    gc, nothing to delete                            3,098     1.6 s    30.6 s
+
+    100,000 recorded shards                       requests   waiting       CPU
+    retract all                                    100,532    47.2 s     4.8 s
+    gc, all are deleted                              1,136     0.7 s     9.3 s
 """
 
 import tempfile
