@@ -51,6 +51,7 @@ class CostFacts:
     input_bytes: float = 0.0  # of one item, on the device
     moment_bytes: int = 4  # of each of the optimizer's two moments of a parameter
     cpu_seconds: float = 0.0  # of one item, to make it from the data; 0: not measured
+    sharers: tuple[int, ...] = ()  # numbers of workers above 1 that can share an item (`sequence_workers`)
     assumptions: tuple[str, ...] = ()  # sentences about what no config says
 
     @property

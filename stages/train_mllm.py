@@ -36,6 +36,7 @@ def run(config: TrainMllmConfig, context: StageContext) -> Mapping[str, float]:
     from stages.programs.mllm import (
         MllmProgram,
         build_index,
+        check_sequence,
         data_facts,
         export_mllm,
         sample_data,
@@ -59,6 +60,7 @@ def run(config: TrainMllmConfig, context: StageContext) -> Mapping[str, float]:
         guards=execution,
         execution=execution,
     )
+    check_sequence(task, [context.resources.workers, context.resources.min_workers or context.resources.workers])
     dropped = build_index(task) if index is None else use_index(task)
     task = replace(task, validation=validation_samples(sample_data(task), task.index, context))
     facts = data_facts(order := training_order(task), config)

@@ -76,6 +76,7 @@ class Request:
     shards: int  # workers that share one copy, where the strategy shards; 0: all
     cpus_per_worker: float
     recompute: bool
+    sequence_workers: int = 1  # workers that share each item
     measured: MeasuredTraining | None = None  # by real runs; replaces what is assumed
 
 
@@ -96,6 +97,7 @@ def estimate_training(
         shards=_shards(request, workers),
         micro_items=1,
         recompute=request.recompute,
+        sequence_workers=request.sequence_workers,
     )
     layout = replace(layout, micro_items=facts_for(layout).items_per_micro_batch)
     verdict = judge(facts_for, layout, chips, request.strategies)

@@ -26,6 +26,7 @@ class Layout:
     shards: int  # accelerators that share one copy of the states; the copies are replicas
     micro_items: int  # items that one pass over the model takes
     recompute: bool
+    sequence_workers: int = 1  # accelerators that share each item
 
     def __post_init__(self) -> None:
         if self.workers < 1 or self.shards < 1 or self.workers % self.shards:
@@ -166,7 +167,9 @@ class Verdict:
 
 
 def judge(facts_for: FactsFor, layout: Layout, machine: Accelerators, strategies: Sequence[Strategy]) -> Verdict:
-    """Tries, in this order: recomputation, smaller micro-batches, sharding over a node, over all, and both together."""
+    """Tries, in this order: recomputation, smaller micro-batches, sharding over a node, over all, both together, and
+    all of these with items that several accelerators share.
+    """
     parts = memory(facts_for(layout), layout)
     if parts.total <= machine.usable_bytes:
         return Verdict(parts=parts, usable=machine.usable_bytes, layout=layout)
@@ -180,6 +183,17 @@ def _changes(
     layout: Layout, facts: CostFacts, machine: Accelerators, strategies: Sequence[Strategy]
 ) -> Iterator[tuple[Layout, str]]:
     """Candidates from the smallest change to the largest."""
+    whole = list(_changes_of_whole_items(layout, facts, machine, strategies))
+    yield from whole
+    for count in facts.sharers:
+        if count > layout.sequence_workers and layout.workers % count == 0:
+            for base, text in [(layout, ""), *whole]:
+                yield replace(base, sequence_workers=count), _joined(f"sequence_workers: {count}", text)
+
+
+def _changes_of_whole_items(
+    layout: Layout, facts: CostFacts, machine: Accelerators, strategies: Sequence[Strategy]
+) -> Iterator[tuple[Layout, str]]:
     can_recompute = any(part.recomputed_bytes for part in facts.parts) and not layout.recompute
     recompute = [(layout, "")]
     if can_recompute:

@@ -16,6 +16,7 @@ from orchestrator.planning.plan import Plan, PlannedStage
 
 _GIB = 2**30
 _SHARDS = "shard_workers"  # the field that says how many workers share one copy
+_SHARED = "sequence_workers"  # the field that says how many workers share each item
 _RECOMPUTE = "checkpoint_activations"  # the field of a kind's execution that switches recomputation
 
 
@@ -98,6 +99,7 @@ def _estimate(
             "zero_stage": stage_of_zero,
             "cpu_offload": bool(stage_of_zero and getattr(spec.execution, "cpu_offload", False)),
             _SHARDS: layout.shards if is_mesh else 0,
+            _SHARED: layout.sequence_workers,
         }
         known = {field.name for field in fields(spec.execution)}
         return cost(tree, replace(spec.execution, **{name: wanted[name] for name in wanted.keys() & known}))
@@ -135,6 +137,7 @@ def _request(stage: PlannedStage) -> Request:
         shards=int(getattr(execution, _SHARDS, 0)),
         cpus_per_worker=resources.cpus,
         recompute=bool(getattr(execution, _RECOMPUTE, False)),
+        sequence_workers=int(getattr(execution, _SHARED, 1)),
     )
 
 

@@ -2,7 +2,7 @@
 
 Packed rows are computed document by document: the work grows with the squares of the documents' lengths, not with that
 of the row's, and no mask is stored. On CUDA one kernel does it for all documents, elsewhere one call each. Steps over a
-cache use a mask.
+cache use a mask. Workers of a sequence group compute some heads of whole rows each.
 Letters: B batch, N heads, T tokens (queries), S keys, H width of a head.
 """
 
@@ -18,6 +18,7 @@ from torch.nn.attention.varlen import varlen_attn
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
+from models.mllm.sequence_parallel import SequenceGroup, heads_of_all_tokens, tokens_of_all_heads
 from models.transfer import to_device
 
 KERNEL_DTYPES = (torch.bfloat16, torch.float16)  # of flash attention
@@ -33,10 +34,15 @@ class Documents:
     bounds: Tensor | None = field(default=None, compare=False)
     longest_run: int = field(default=0, compare=False)
     real_BT: Tensor | None = field(default=None, compare=False)  # bool: no padding; None: there is none
+    group: SequenceGroup | None = field(default=None, compare=False)  # whose workers hold a part of each row
 
     def to(self, device: torch.device | str) -> "Documents":
         bounds, real_BT = (part if part is None else to_device(part, device) for part in (self.bounds, self.real_BT))
         return replace(self, bounds=bounds, real_BT=real_BT)
+
+    def shared_by(self, group: SequenceGroup) -> "Documents":
+        """For attention whose inputs are the parts of the rows that the workers of a group hold."""
+        return replace(self, group=group)
 
 
 def attention_inputs(segments_BT: Tensor) -> dict[str, Documents | Tensor]:
@@ -85,13 +91,25 @@ def packed_attention(
     """
     if not isinstance(attention_mask, Documents):
         return sdpa_attention_forward(module, query_BNTH, key_BNSH, value_BNSH, attention_mask, scaling=scaling, **more)
-    if _has_kernel(query_BNTH, attention_mask):
-        return _by_kernel(query_BNTH, key_BNSH, value_BNSH, attention_mask, scaling), None
-    spans = attention_mask.spans
+    group = attention_mask.group
+    if group is None:
+        return _of_documents(query_BNTH, key_BNSH, value_BNSH, attention_mask, scaling), None
+    dtype = _compute_dtype(query_BNTH)
+    query, key, value = (part.to(dtype) for part in (query_BNTH, key_BNSH, value_BNSH))
+    mixed_BTNH = _of_documents(*heads_of_all_tokens(query, key, value, group), attention_mask, scaling)
+    return tokens_of_all_heads(mixed_BTNH, group), None
+
+
+def _of_documents(
+    query_BNTH: Tensor, key_BNSH: Tensor, value_BNSH: Tensor, documents: Documents, scaling: float | None
+) -> Tensor:
+    if _has_kernel(query_BNTH, documents):
+        return _by_kernel(query_BNTH, key_BNSH, value_BNSH, documents, scaling)
+    spans = documents.spans
     if len(set(spans)) == 1:  # rows with the same documents are computed together
-        return _by_document(query_BNTH, key_BNSH, value_BNSH, spans[0], scaling), None
+        return _by_document(query_BNTH, key_BNSH, value_BNSH, spans[0], scaling)
     rows = zip(query_BNTH.split(1), key_BNSH.split(1), value_BNSH.split(1), spans, strict=True)
-    return torch.cat([_by_document(*row, scaling) for row in rows]), None
+    return torch.cat([_by_document(*row, scaling) for row in rows])
 
 
 def _has_kernel(query_BNTH: Tensor, documents: Documents) -> bool:

@@ -26,7 +26,10 @@ from models.mllm.vocabulary import PIXEL_FEATURE, SEMANTIC_FEATURE, VisionVocabu
 
 @dataclass(frozen=True, kw_only=True)
 class MllmOutput:
-    """`loss_sum` / `trained_tokens` is the mean loss; both are sums, so that they can be summed over a global batch."""
+    """`loss_sum` / `trained_tokens` is the mean loss; both are sums, so that they can be summed over a global batch.
+
+    A worker of a sequence group has the sums of its own tokens, but those of the documents over the whole group.
+    """
 
     loss_sum: Tensor  # fp32, weighted
     trained_tokens: Tensor  # fp32: sum of the weights of the trained tokens, their number if all weights are 1
@@ -109,7 +112,7 @@ class UnifiedMllm(nn.Module):
 
     def forward(self, batch: PackedBatch) -> MllmOutput:
         plan = batch.planned()
-        inputs_BTD = self.embed(batch.ids_BT, self.read(batch), plan.placeholders)
+        inputs_BTD = self.embed(batch.ids_BT, self.read(batch), plan.placeholders, plan.chosen_features)
         hidden_BTD = self.decode(inputs_BTD, batch.positions_BT, {"full_attention": plan.documents})
         kinds_M = self._kinds(plan.targets_M)
         weights_M = self._weights(kinds_M)
@@ -128,6 +131,8 @@ class UnifiedMllm(nn.Module):
         documents = None
         if plan.documents_M is not None:
             documents = _document_sums(plan.documents_M, sum(batch.documents), kinds_M, losses_M)
+            if plan.documents.group is not None:
+                torch.distributed.all_reduce(documents, group=plan.documents.group.process_group)
         return MllmOutput(loss_sum=loss_sum, trained_tokens=weights_M.sum(), metrics=metrics, document_sums=documents)
 
     def read(self, batch: PackedBatch) -> Sequence[ImageFeatures]:
@@ -148,11 +153,16 @@ class UnifiedMllm(nn.Module):
         return [self.vision.empty_features()] if trains else ()
 
     def embed(
-        self, ids_BT: Tensor, features: Sequence[ImageFeatures], placeholders: tuple[int, int] | None = None
+        self,
+        ids_BT: Tensor,
+        features: Sequence[ImageFeatures],
+        placeholders: tuple[int, int] | None = None,
+        chosen: tuple[Tensor, Tensor] | None = None,
     ) -> Tensor:
         """Vectors [B,T,D] of ids and, at the placeholders, of projected features in order of appearance.
 
-        `placeholders`: how many there are of both kinds, semantic first, if that is known on the host.
+        `placeholders`: how many there are of both kinds, semantic first, if that is known on the host. `chosen`: the
+        positions of the features that the placeholders stand for, if those are not all (`BatchPlan`).
         Raises: ValueError if the features do not fill the placeholders exactly.
         """
         table_BTD = self.embedding.look_up(ids_BT)
@@ -161,10 +171,11 @@ class UnifiedMllm(nn.Module):
         # An empty pass keeps the projector in the graph of a batch without images, which data parallelism requires.
         empty = ImageFeatures(*(table_BTD.new_empty(0, width) for width in widths))
         parts = [empty, *features]
-        semantic_MD, pixel_MD = self.projector(
-            torch.cat([part.semantic_TD.to(device, dtype) for part in parts]),
-            torch.cat([part.pixel_TD.to(device, dtype) for part in parts]),
-        )
+        semantic_MD = torch.cat([part.semantic_TD.to(device, dtype) for part in parts])
+        pixel_MD = torch.cat([part.pixel_TD.to(device, dtype) for part in parts])
+        if chosen is not None:
+            semantic_MD, pixel_MD = semantic_MD.index_select(0, chosen[0]), pixel_MD.index_select(0, chosen[1])
+        semantic_MD, pixel_MD = self.projector(semantic_MD, pixel_MD)
         for number, (name, placeholder, projected_MD) in enumerate(
             (("semantic", SEMANTIC_FEATURE, semantic_MD), ("pixel", PIXEL_FEATURE, pixel_MD))
         ):

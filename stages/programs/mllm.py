@@ -1,5 +1,6 @@
 """The training program of the unified language model."""
 
+import math
 import shutil
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
@@ -8,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import nn
 from transformers.models.qwen2.modeling_qwen2 import Qwen2DecoderLayer
 
 from data_pipelines.datasets.reader import CuratedDataset, original_files
 from data_pipelines.datasets.samples import sample_name
+from data_pipelines.images.model_input import grids
 from data_pipelines.inference.input_settings import ModelInput, save_input
 from data_pipelines.tokens.vocabulary import TOKENIZER_FILE, VOCABULARY_FILE, load_vocabulary
 from data_pipelines.training_data.index import Rendering
@@ -23,12 +26,13 @@ from data_pipelines.training_data.sources import SourceFolders
 from models.dualvitok import weights as tokenizer_weights
 from models.dualvitok.config import DualViTokConfig
 from models.mllm import weights
-from models.mllm.batch import PackedBatch, plan_batch
+from models.mllm.batch import PackedBatch, part_of_rows, plan_batch
 from models.mllm.code_rows import start_from_codebooks
 from models.mllm.compiled import compile_layers
 from models.mllm.config import MllmConfig, TextModelConfig, TokenTableConfig, VisionBranchConfig
 from models.mllm.model import KINDS, UnifiedMllm
 from models.mllm.phases import find_phase, parameter_groups
+from models.mllm.sequence_parallel import sequence_group
 from models.mllm.vision import VisionBranch
 from models.mllm.vocabulary import VisionVocabulary
 from models.mllm.weights import empty_model
@@ -44,6 +48,7 @@ from stages.programs.sample_data import SampleData, index_metrics, make_index, o
 from stages.programs.token_pairing import check_pairs, pair_tokens
 from stages.training.checkpoints.reader import load_trained_weights, open_weights, weight_name
 from stages.training.program import InitialWeights, MicroBatch, Original, Pass, PassOutput, Sum, micro_batch_seed
+from stages.training.strategies.mesh import check_sequence_workers
 
 WEIGHTS = "mllm"  # name of the model in a checkpoint
 MEASURED_ROWS = 1_000  # at the start of the training, for the share of padding
@@ -77,6 +82,11 @@ class MllmProgram:
         self._task, self._config, self._device = task, config, device
         rendering = _rendering(task)
         self._data = TrainingData(_sources(task), config.data, rendering, task.index)
+        self.sequence_workers = task.execution.sequence_workers
+        self._group = None
+        if self.sequence_workers > 1:
+            check_sequence(task, [dist.get_world_size() if dist.is_initialized() else 1])
+            self._group = sequence_group(self.sequence_workers)
         model, self.initial = model_to_train(task)
         self._model = (model if self.initial else model.to(device)).train()
         self._prepare_layers(task.execution)
@@ -121,8 +131,9 @@ class MllmProgram:
     def _micro_batch(self, packed: Sequence[PackedRow], seed: int, parts: Sequence[int] = ()) -> MicroBatch:
         """`parts`: numbers of the parts of the training, where those of the rows are others."""
         batch = packed_batch(packed)
+        own = batch if self._group is None else part_of_rows(batch, self._group, self._features(packed))
         return MicroBatch(
-            data=batch.to(self._device),
+            data=own.to(self._device),
             weight=self._model.targets_weight(batch.planned().targets_M),
             seed=seed,
             samples=tuple(sample for row in packed for sample in row.samples),
@@ -130,6 +141,12 @@ class MllmProgram:
             tokens=float(batch.ids_BT.numel()),
             padding=float(batch.ids_BT.numel() - sum(row.num_tokens for row in packed)),
         )
+
+    def _features(self, packed: Sequence[PackedRow]) -> list[tuple[int, int]]:
+        """How many semantic and pixel features each image has."""
+        factor = self._model.config.vision.pixel.factor
+        sizes = [grids(image.shape[1:], factor) for row in packed for image in row.images]
+        return [(math.prod(cells), math.prod(codes)) for cells, codes in sizes]
 
     @property
     def sources(self) -> tuple[str, ...]:
@@ -172,6 +189,19 @@ def packed_batch(rows: Sequence[PackedRow]) -> PackedBatch:
 def part_names(config: TrainMllmConfig) -> tuple[str, ...]:
     """The parts of the mixture, as metrics name them."""
     return tuple(f"{number} {'+'.join(part.tasks)}" for number, part in enumerate(config.data.parts))
+
+
+def check_sequence(task: MllmTask, workers: Sequence[int]) -> None:
+    """`workers`: numbers of them that the training may have. Raises: PrecheckError: see `check_sequence_workers`."""
+    text = task.config.text if task.start is None else weights.load_config(task.start).text
+    if text is None:
+        raise PrecheckError(NO_TEXT)
+    check_sequence_workers(
+        task.execution.sequence_workers,
+        workers=workers,
+        num_heads=text.num_heads,
+        row_tokens=task.config.data.row_tokens,
+    )
 
 
 def build_index(task: MllmTask) -> dict[str, float]:

@@ -61,10 +61,14 @@ class MllmExecution(RecomputingExecution, LoadingGuards):
     checkpoint_vision: bool = False  # the same for the blocks of the vision tower and the pixel encoder, as they train
     # Compile each layer of the language model by torch.compile with this backend; inductor is the one for GPUs.
     compile_layers: Literal["", "inductor", "aot_eager", "eager"] = ""
+    # Workers, best of one node, that hold a part of each row and exchange heads around attention; 1: rows are whole.
+    sequence_workers: int = 1
 
     def __post_init__(self) -> None:
         RecomputingExecution.__post_init__(self)
         LoadingGuards.__post_init__(self)
+        if self.sequence_workers < 1:
+            raise ValueError(f"sequence_workers: {self.sequence_workers} is less than 1")
         if self.compile_layers and self.checkpoint_selective:
             raise ValueError(
                 f"compile_layers: {self.compile_layers} with checkpoint_selective: of a compiled layer nothing is "

@@ -1,6 +1,7 @@
 """What the training of the unified language model costs. An item is one packed row."""
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 
 from data_pipelines.images.model_input import InputSizes, grids, uncropped_size
 from models.cost import Cost
@@ -13,6 +14,7 @@ from orchestrator.cost import ConfigTree, CostFacts, PartCost, UnknownCostError
 from stages.extend_vocabulary import ExtendVocabularyConfig
 from stages.programs.image_costs import moment_bytes, tokenizer_config
 from stages.programs.mllm_config import MllmExecution, TrainMllmConfig
+from stages.training.strategies.mesh import divisors
 
 _TEXT_TOKENS = 90  # of a sample, beside those of its images; captions and answers of the published mixture
 _READING, _DRAWING = ("understanding", "editing"), ("generation", "editing")
@@ -29,7 +31,8 @@ class RowFacts:
 
 def mllm_cost(tree: ConfigTree, execution: MllmExecution) -> CostFacts:
     model, assumptions = model_config(tree)
-    return mllm_facts(tree.config, model, recompute=execution.checkpoint_activations, assumptions=assumptions)
+    facts = mllm_facts(tree.config, model, recompute=execution.checkpoint_activations, assumptions=assumptions)
+    return _of_parts(facts, execution.sequence_workers) if execution.sequence_workers > 1 else facts
 
 
 def mllm_facts(
@@ -67,12 +70,36 @@ def mllm_facts(
         moment_bytes=moment_bytes(config.loop),
         temporary_bytes=float(chunk_bytes(model)),
         input_bytes=row.read_images * row.size[0] * row.size[1] * 12 + tokens * 32,
+        sharers=tuple(divisors(math.gcd(model.text.num_heads, tokens)))[1:],
         assumptions=(
             f"{row.samples:.3g} samples and {row.read_images:.3g} read images in a row: {_TEXT_TOKENS} tokens of text "
             "in a sample, images at the limit of their area",
             "all tokens of a row attend to one another, and all are trained: packed rows need less",
             *assumptions,
         ),
+    )
+
+
+def _of_parts(facts: CostFacts, workers: int) -> CostFacts:
+    """The same training, whose items are the parts of rows that workers of a sequence group hold."""
+    return replace(
+        facts,
+        item=f"1/{workers} of a {facts.item}",
+        items_per_step=facts.items_per_step * workers,
+        tokens_per_item=facts.tokens_per_item / workers,
+        samples_per_item=facts.samples_per_item / workers,
+        input_bytes=facts.input_bytes / workers,
+        parts=tuple(
+            replace(
+                part,
+                forward_flops=part.forward_flops / workers,
+                saved_bytes=part.saved_bytes / workers,
+                recomputed_bytes=part.recomputed_bytes / workers,
+                unit_bytes=part.unit_bytes / workers,
+            )
+            for part in facts.parts
+        ),
+        assumptions=(*facts.assumptions, f"{workers} workers share each row; what they exchange for it is not counted"),
     )
 
 

@@ -26,6 +26,17 @@ class WorkerRank:
     rank: int  # 0 to world_size - 1
     world_size: int
     device: torch.device
+    sequence_workers: int = 1  # neighbours by rank that compute each micro-batch together; divides `world_size`
+
+    @property
+    def data_rank(self) -> int:
+        """Which share of a step's micro-batches is this worker's, from 0 to `data_workers` - 1."""
+        return self.rank // self.sequence_workers
+
+    @property
+    def data_workers(self) -> int:
+        """Among how many workers, or groups of workers, the micro-batches of a step are shared out."""
+        return self.world_size // self.sequence_workers
 
 
 def agree_on_checkpoint(checkpoints: Checkpoints, worker: WorkerRank) -> Checkpoint | None:

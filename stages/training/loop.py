@@ -22,11 +22,21 @@ from stages.training.checkpoints.pace import CheckpointPace
 from stages.training.checkpoints.progress import Progress, Skip, read_progress
 from stages.training.checkpoints.saver import CheckpointSaver
 from stages.training.config import LoopConfig, TrainingExecution
-from stages.training.program import MicroBatch, Pass, ProgramClass, Task, TrainingProgram, order_of, sources_of
+from stages.training.program import (
+    MicroBatch,
+    Pass,
+    ProgramClass,
+    Task,
+    TrainingProgram,
+    order_of,
+    sequence_workers_of,
+    sources_of,
+)
 from stages.training.spreads import SPREADS, Spread, add_spread, spreads_of, spreads_to_json
 from stages.training.step_line import CHECKPOINT_WRITE_S, DATA_WAIT_S, MEMORY_GIB, WEIGHT_PER_S
 from stages.training.step_sums import StepSums
 from stages.training.strategies.choice import make_strategy
+from stages.training.strategies.mesh import check_micro_batches
 from stages.training.strategies.strategy import Strategy
 from stages.training.watching.notices import PREEMPTED, Notice
 from stages.training.watching.preemption import PreemptionNotices, PreemptionWatch
@@ -118,8 +128,9 @@ def _train(
 ) -> int:
     """Returns the last step that was done."""
     torch.manual_seed(loop.seed)
-    check_workers(loop, worker.world_size)
     program = program_class(task, worker.device)
+    worker = replace(worker, sequence_workers=sequence_workers_of(program))
+    check_micro_batches(loop.micro_batches_per_step, worker.world_size, worker.sequence_workers)
     checkpoint = agree_on_checkpoint(checkpoints, worker)
     progress = Progress() if checkpoint is None else read_progress(checkpoint.path)
     progress = replace(progress, skips=tuple(skips) or progress.skips)  # the checkpoint may lack the newest
@@ -138,7 +149,12 @@ def _train(
         reporter.notify(watch.layout(execution.strategy))
     preemption = PreemptionWatch(reporter, worker)
     trainer = _Trainer(program, loop, strategy, worker, watch, progress)
-    spread = Spread(from_step=progress.step, workers=worker.world_size, strategy=execution.strategy)
+    spread = Spread(
+        from_step=progress.step,
+        workers=worker.world_size,
+        strategy=execution.strategy,
+        sequence_workers=worker.sequence_workers,
+    )
     spreads = add_spread(spreads_of(checkpoint) if checkpoint else (), spread)
     step = started = progress.step
     reporter.started(step)
@@ -217,15 +233,6 @@ def _facts(
         "order": [order_of(program), *([] if first is None else [first.seed, repr(first.weight), *first.samples])],
         "config": config,
     }
-
-
-def check_workers(loop: LoopConfig, workers: int) -> None:
-    """Raises: ValueError if some worker would have no micro-batch."""
-    if loop.micro_batches_per_step < workers:
-        raise ValueError(
-            f"micro_batches_per_step: {loop.micro_batches_per_step} micro-batches leave some of "
-            f"{workers} workers without work; set resources.workers to at most their number"
-        )
 
 
 class _NotFiniteError(NumericError):
@@ -315,7 +322,7 @@ class _Trainer:
     def _num_micro_steps(self, micro_batches: list[MicroBatch]) -> int:
         """Of this worker; where each of them exchanges data, all make as many."""
         if self.strategy.equal_micro_steps:
-            return -(-self.loop.micro_batches_per_step // self.worker.world_size)
+            return -(-self.loop.micro_batches_per_step // self.worker.data_workers)
         return len(micro_batches)
 
     def _run_pass(
@@ -333,7 +340,7 @@ class _Trainer:
                 training_pass, micro_batch, step=step, scale=scale, is_last=index == num_steps - 1
             )
             if is_real:
-                sums.add(self.worker.rank + index * world_size, micro_batch, output)
+                sums.add(self.worker.data_rank + index * self.worker.data_workers, micro_batch, output)
         norm = float(self.strategy.clip(training_pass))
         means = {f"{name}/{metric}": value for metric, value in self._means(sums).items()}
         loss, rates = means[f"{name}/loss"], self.strategy.learning_rates(training_pass)
@@ -383,10 +390,8 @@ def _prefetch(
 
     def make(step: int) -> list[MicroBatch]:
         data_step = progress.data_step(step)
-        return [
-            program.micro_batch(data_step, index)
-            for index in range(worker.rank, loop.micro_batches_per_step, worker.world_size)
-        ]
+        own = range(worker.data_rank, loop.micro_batches_per_step, worker.data_workers)
+        return [program.micro_batch(data_step, index).shared_by(worker.sequence_workers) for index in own]
 
     with ThreadPoolExecutor(1, thread_name_prefix="micro-batches") as pool:
         upcoming: Future[list[MicroBatch]] = pool.submit(make, progress.step)

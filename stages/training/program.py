@@ -1,7 +1,7 @@
 """The contract between a trained model and the training loop: passes over micro-batches, and the modules to save."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 import torch
@@ -19,6 +19,13 @@ class MicroBatch:
     sources: tuple[int, ...] = ()  # of each sample, an index into `sources_of` the program; empty: not known
     tokens: float = 0.0  # that are computed on, padding included; 0: not counted
     padding: float = 0.0  # tokens of them that are padding
+
+    def shared_by(self, workers: int) -> "MicroBatch":
+        """With the amounts of one of several workers that compute it together."""
+        if workers == 1:
+            return self
+        weight, tokens, padding = (amount / workers for amount in (self.weight, self.tokens, self.padding))
+        return replace(self, weight=weight, tokens=tokens, padding=padding)
 
 
 class OutputNames(NamedTuple):
@@ -79,8 +86,8 @@ class Pass:
 class TrainingProgram(Protocol):
     """A model with its training data, built inside a worker.
 
-    It may also have what the functions `order_of`, `sources_of`, `step_flops_of`, `originals_of`, `validation_of` and
-    `initial_of` ask for.
+    It may also have what the functions `order_of`, `sources_of`, `step_flops_of`, `originals_of`, `validation_of`,
+    `initial_of` and `sequence_workers_of` ask for.
     """
 
     @property
@@ -113,6 +120,15 @@ def sources_of(program: TrainingProgram) -> tuple[str, ...]:
 def step_flops_of(program: TrainingProgram) -> float:
     """FLOPs of an optimizer step over all workers, without what is computed again; 0: not known."""
     return float(getattr(program, "step_flops", 0.0))  # optional, as only models with a cost function know
+
+
+def sequence_workers_of(program: TrainingProgram) -> int:
+    """How many workers, neighbours by rank, compute each micro-batch together.
+
+    `micro_batch` then returns the same weight, samples and amounts on all of them, and data of which the passes compute
+    this worker's part: their sums add up to those of the micro-batch. Sums of samples are whole on each of them.
+    """
+    return int(getattr(program, "sequence_workers", 1))  # optional, as only rows of tokens can be divided
 
 
 Original = tuple[str, bytes]  # a file name and its content

@@ -58,7 +58,8 @@ def describe_spike(
 
     Called by all workers at once.
     """
-    own = [{**asdict(found), "worker": worker.rank} for found in sums.sample_losses(micro_batches)]
+    is_first = worker.rank % worker.sequence_workers == 0  # the others have the same losses of the same samples
+    own = [{**asdict(found), "worker": worker.rank} for found in sums.sample_losses(micro_batches) if is_first]
     of_all = [found for text in gather_texts(json.dumps(own), worker) for found in json.loads(text)]
     worst = sorted(of_all, key=_highest_loss, reverse=True)[:MAX_SAMPLES]
     if worker.rank == 0:

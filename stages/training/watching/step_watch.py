@@ -237,7 +237,8 @@ class StepWatch:
     def _own_figures(self) -> WorkerFigures:
         steps, worker = max(1, self._num_steps), self._worker
         data_wait_s, computed_s = self._data_wait_s / steps, self._forward.take() / steps
-        if self._strategy.equal_micro_steps and worker.world_size > 1:  # forward passes wait for other workers
+        waits = self._strategy.equal_micro_steps or worker.sequence_workers > 1
+        if waits and worker.world_size > 1:  # forward passes wait for other workers
             computed_s = matmul_seconds(worker.device, GPU if worker.device.type == "cuda" else CPU)[0]
         else:
             own = len(range(worker.rank, self._loop.micro_batches_per_step, worker.world_size))

@@ -61,7 +61,11 @@ def validate(
     micro_batches: list[MicroBatch] = []
     try:
         count = min(data.num_micro_batches, max_micro_batches)
-        micro_batches = [data.micro_batch(index) for index in _own(count, worker)] if count else []
+        micro_batches = (
+            [data.micro_batch(index).shared_by(worker.sequence_workers) for index in _own(count, worker)]
+            if count
+            else []
+        )
     except Exception as error:
         logger.exception("validation after step %d: its data cannot be read", step)
         problem = f"{type(error).__name__}: {error}"
@@ -84,8 +88,8 @@ def validate(
 
 def _own(count: int, worker: WorkerRank) -> list[int]:
     """The micro-batches of this worker; all have as many, and what a worker has too many counts for nothing."""
-    rounds = -(-count // worker.world_size)
-    return [(worker.rank + number * worker.world_size) % count for number in range(rounds)]
+    rounds = -(-count // worker.data_workers)
+    return [(worker.data_rank + number * worker.data_workers) % count for number in range(rounds)]
 
 
 def _sums(
@@ -102,7 +106,7 @@ def _sums(
     with in_eval_mode(training_pass.module):
         for number, micro_batch in enumerate(micro_batches):
             output = strategy.evaluate(training_pass, micro_batch, step=step)
-            index = worker.rank + number * worker.world_size
+            index = worker.data_rank + number * worker.data_workers
             if index < count:
                 sums.add(index, micro_batch, output)
     own = dict(zip(sums.names, sums.total().tolist(), strict=True))

@@ -70,22 +70,47 @@ def test_facts_of_the_data_are_rows_padding_and_epochs(task: MllmTask) -> None:
 
 
 def test_two_sharded_workers_make_the_model_of_one(task: MllmTask, tmp_path: Path) -> None:
-    """The whole stage: its checkpoints hold only what trains, and its result is a whole model."""
+    """The whole stage: its checkpoints hold only what trains, and its result is a whole model.
+
+    So do two that share each row, and both say of the training and its validation what one says.
+    """
     inputs = stage_inputs(task)
-    models, saved = [], []
-    for workers, execution in ((1, MllmExecution()), (2, MllmExecution(strategy="fsdp2"))):
-        folder = tmp_path / str(workers)
+    config = replace(CONFIG, data=replace(CONFIG.data, held_out_share=0.3))
+    models, saved, said = [], [], list[dict[str, float]]()
+    for name, workers, sequence_workers in (("one", 1, 1), ("two", 2, 1), ("shared", 2, 2)):
+        folder = tmp_path / name
+        watch = WatchSettings(validate_every=2)
+        execution = MllmExecution(strategy="fsdp2", watch=watch, sequence_workers=sequence_workers)
         resources = Resources(workers=workers)
         context = folder_context(TRAIN_MLLM, folder, inputs=inputs, resources=resources, execution=execution)
-        run_stage(TRAIN_MLLM, CONFIG, context)
+        run_stage(TRAIN_MLLM, config, context)
+        said.append(
+            {
+                f"{step} {name}": value
+                for step, values in context.tracker.metrics
+                for name, value in values.items()
+                if name == "padding_share" or "language/" in name
+            }
+        )
         models.append(load_file(context.output / "model.safetensors"))
         saved.append(sum(path.stat().st_size for path in folder.rglob("worker-*.safetensors")))
-    assert models[0].keys() == models[1].keys()
-    for name, tensor in models[0].items():
-        torch.testing.assert_close(models[1][name], tensor, rtol=1e-4, atol=1e-6)
+    assert "4 validation/language/loss_of/0 text+understanding" in said[0]
+    assert said[1:] == [pytest.approx(said[0], rel=1e-4)] * 2
+    for other in models[1:]:
+        assert models[0].keys() == other.keys()
+        for name, tensor in models[0].items():
+            torch.testing.assert_close(other[name], tensor, rtol=1e-4, atol=1e-6)
     trained = [name for name in models[0] if name.startswith("projector.") or name == "embedding.vision"]
     states = 3 * 4 * sum(models[0][name].numel() for name in trained)  # weights and both moments of Adam
     assert all(states < size < states + 20_000 for size in saved)
+
+
+def test_rows_that_workers_cannot_share_are_refused_before_the_data_are_read(task: MllmTask, tmp_path: Path) -> None:
+    execution, resources = MllmExecution(sequence_workers=4), Resources(workers=4)
+    context = folder_context(TRAIN_MLLM, tmp_path, inputs=stage_inputs(task), resources=resources, execution=execution)
+    with pytest.raises(PrecheckError, match=r"4 does not divide the 2 attention heads; set it to 2"):
+        run_stage(TRAIN_MLLM, CONFIG, context)
+    assert not (context.scratch / "index").exists()
 
 
 @pytest.fixture(scope="module")

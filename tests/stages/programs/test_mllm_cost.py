@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from clusters.planner.memory import Layout, memory
 from models.mllm.config import MllmConfig
 from models.mllm.model import UnifiedMllm
 from models.mllm.phases import PHASES, parameter_groups
@@ -47,6 +48,21 @@ def test_recompute_follows_execution() -> None:
     for recompute in (False, True):
         execution = MllmExecution(checkpoint_activations=recompute)
         assert mllm_cost(tree(found, "stage_1"), execution).recompute is recompute
+
+
+def test_workers_that_share_rows_hold_a_part_of_what_is_kept_and_compute_as_much_together() -> None:
+    found = tree(recipe("illume_plus_3b"), "stage_2")
+    whole = mllm_cost(found, MllmExecution(checkpoint_activations=True))
+    part = mllm_cost(found, MllmExecution(checkpoint_activations=True, sequence_workers=4))
+    assert part.item == f"1/4 of a {whole.item}"
+    for amount in ("training_flops", "recomputed_flops", "tokens_per_item", "samples_per_item"):
+        assert getattr(part, amount) * part.items_per_step == pytest.approx(
+            getattr(whole, amount) * whole.items_per_step
+        )
+    layout = Layout(strategy="fsdp2", workers=64, shards=64, micro_items=1, recompute=True)
+    of_whole, of_part = memory(whole, layout), memory(part, layout)
+    assert of_part.activations == pytest.approx(of_whole.activations / 4)
+    assert (of_part.weights, of_part.optimizer) == (of_whole.weights, of_whole.optimizer)
 
 
 def test_a_model_from_elsewhere_is_unknown() -> None:

@@ -40,6 +40,7 @@ class Training:
     loop: LoopConfig = LOOP
     stop_after: int = -1
     backend: str = ""  # that compiles the layers of the language model
+    sequence_workers: int = 1  # of the language model
 
 
 def carry_out(trainings: Sequence[Training], folder: Path, workers: int = WORKERS) -> list[list[float]]:
@@ -93,7 +94,8 @@ def _train(rank: int, training: Training, folder: Path, number: int) -> list[flo
         "tokenizer": (TinyTokenizer, ImageTask()),
         "decoder": (TinyDecoder, ImageTask()),
     }
-    program, task = programs.get(training.phase, (TinyMllm, TinyTask(phase=training.phase, backend=training.backend)))
+    language = TinyTask(phase=training.phase, backend=training.backend, sequence_workers=training.sequence_workers)
+    program, task = programs.get(training.phase, (TinyMllm, language))
     run_worker(
         program,
         task,

@@ -45,8 +45,17 @@ TABLE = [
         for name, (execution, workers) in {"one worker": (DDP, 1), "fsdp2 on 3": (FSDP2, 3)}.items()
     ),
     Training(name="stage3, compiled fsdp2 on 2", phase="stage3", execution=FSDP2, workers=2, backend="aot_eager"),
+    *(
+        Training(name=f"{phase}, {name}", phase=phase, execution=execution, workers=workers, sequence_workers=shared)
+        for phase, name, execution, workers, shared in (
+            ("stage3", "ddp on 2 that share rows", DDP, 2, 2),
+            ("stage3", "hsdp on 2 x 2, pairs share rows", HSDP, 4, 2),
+            ("stage2", "fsdp2 on 4 that share rows", FSDP2, 4, 4),
+        )
+    ),
     Training(name="bf16, one worker", phase="stage3", workers=1, loop=BF16),
     Training(name="bf16, fsdp2 on 2", phase="stage3", workers=2, loop=BF16, execution=FSDP2),
+    Training(name="bf16, shared rows", phase="stage3", workers=2, loop=BF16, execution=FSDP2, sequence_workers=2),
     Training(name="bf16 states, one worker", workers=1, loop=HALF_STATES),
     Training(name="bf16 states, fsdp2, ddp", workers=2, loop=HALF_STATES, execution=FSDP2, stop_after=1),
     Training(name="bf16 states, fsdp2, ddp", workers=1, loop=HALF_STATES),
@@ -60,6 +69,9 @@ ZERO_TABLE = [
     Training(name="stage2, zero-3 on 2", phase="stage2", execution=ZERO3, workers=2),
     Training(name="stage3, zero-1 on 2", phase="stage3", execution=ZERO1, workers=2),
     Training(name="stage3, zero-2 on 2", phase="stage3", execution=ZERO2, workers=2),
+    Training(
+        name="stage3, zero-2 on 2 that share rows", phase="stage3", execution=ZERO2, workers=2, sequence_workers=2
+    ),
     Training(name="stage3, zero-3 on 3", phase="stage3", execution=ZERO3, workers=3),
     Training(name="stage3, offloaded zero-2 on 1", phase="stage3", execution=OFFLOADED, workers=1),
     Training(name="stage3, offloaded zero-2 on 2", phase="stage3", execution=OFFLOADED, workers=2),
@@ -110,7 +122,8 @@ def test_every_strategy_has_the_losses_of_one_worker(phase: str, losses: Losses)
 
 def test_in_bf16_they_agree_to_a_hundredth(losses: Losses) -> None:
     expected = losses_of("bf16, one worker", losses)
-    assert losses_of("bf16, fsdp2 on 2", losses) == pytest.approx(expected, rel=1e-2)
+    for name in ("fsdp2 on 2", "shared rows"):
+        assert losses_of(f"bf16, {name}", losses) == pytest.approx(expected, rel=1e-2)
     assert expected != losses_of("stage3, one worker", losses)
 
 
