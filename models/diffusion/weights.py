@@ -39,17 +39,27 @@ def save(decoder: DiffusionDecoder, folder: Path) -> None:
 
 def load(folder: Path, device: torch.device | str = "cpu", *, dtype: torch.dtype = torch.float32) -> DiffusionDecoder:
     """The decoder of a folder, in evaluation mode. Raises: WeightsError, ConfigError."""
+    return _decoder(folder, load_part(folder / "unet")).to(device=device, dtype=dtype).eval()
+
+
+def load_without_network(folder: Path) -> DiffusionDecoder:
+    """The decoder of a folder with its network on the meta device, to be filled from `part_files`.
+
+    Raises: WeightsError, ConfigError.
+    """
+    return _decoder(folder, _empty_part(folder / "unet"))
+
+
+def _decoder(folder: Path, unet: Any) -> DiffusionDecoder:
     path = folder / CONFIG_FILE
     config = DecoderConfig.published()
     if path.is_file():
         config = DecoderConfig.from_json(path.read_text(), where=str(path))
     vae = load_part(folder / "vae") if config.space == "latent" else None
-    unet = load_part(folder / "unet")
     inputs, expected = unet.config.in_channels, config.sample_channels + config.code_channels
     if inputs != expected:
         raise WeightsError(f"{folder / 'unet'}: takes {inputs} channels, but {CONFIG_FILE} says {expected}")
-    decoder = DiffusionDecoder(config, unet=unet, vae=vae, scheduler=load_scheduler(folder / "scheduler"))
-    return decoder.to(device=device, dtype=dtype).eval()
+    return DiffusionDecoder(config, unet=unet, vae=vae, scheduler=load_scheduler(folder / "scheduler"))
 
 
 def load_part(folder: Path) -> Any:
@@ -57,16 +67,26 @@ def load_part(folder: Path) -> Any:
 
     Raises: WeightsError if it is absent, of a kind that the decoder does not use, or does not match its configuration.
     """
+    part = _empty_part(folder)
+    tensors: dict[str, Tensor] = {}
+    for path in part_files(folder):
+        tensors.update(read_tensors(path))
+    load_strictly(part, tensors, where=str(folder))
+    return part
+
+
+def part_files(folder: Path) -> list[Path]:
+    """The files of tensors of a network in a diffusers folder."""
+    return sorted(folder.glob("diffusion_pytorch_model*.safetensors"))
+
+
+def _empty_part(folder: Path) -> nn.Module:
     settings = _read_json(folder / "config.json")
     name = settings.get("_class_name")
     if name not in _PARTS:
         raise WeightsError(f"{folder}: holds a {name}, expected one of {', '.join(sorted(_PARTS))}")
-    tensors: dict[str, Tensor] = {}
-    for path in sorted(folder.glob("diffusion_pytorch_model*.safetensors")):
-        tensors.update(read_tensors(path))
     with torch.device("meta"):
         part: nn.Module = _PARTS[name].from_config(settings)
-    load_strictly(part, tensors, where=str(folder))
     return part
 
 

@@ -20,6 +20,7 @@ WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
 DISCRIMINATOR_FILE = "discriminator.safetensors"
 DISCRIMINATOR_CONFIG_FILE = "discriminator.json"
+VISION_PREFIX = "semantic_encoder.model."  # of the tower's tensors in a tokenizer
 
 
 def save(model: DualViTok, folder: Path) -> None:
@@ -33,10 +34,15 @@ def load(folder: Path, device: torch.device | str = "cpu", *, dtype: torch.dtype
 
     Raises: WeightsError, ConfigError. Never a partial load.
     """
-    with torch.device("meta"):
-        model = DualViTok(load_config(folder))
+    model = empty_model(load_config(folder))
     load_strictly(model, read_tensors(folder / WEIGHTS_FILE), where=str(folder / WEIGHTS_FILE))
     return model.to(device=device, dtype=dtype).eval()
+
+
+def empty_model(config: DualViTokConfig) -> DualViTok:
+    """A tokenizer whose weights are on the meta device, to be filled by `load_strictly` or slice by slice."""
+    with torch.device("meta"):
+        return DualViTok(config)
 
 
 def load_config(folder: Path) -> DualViTokConfig:
@@ -56,7 +62,7 @@ def load_codebooks(folder: Path, device: torch.device | str = "cpu") -> Codebook
 def load_encoders(folder: Path, tower: nn.Module, pixel_encoder: nn.Module) -> None:
     """Copy the image encoders of a tokenizer's folder, and read no other tensor. Raises: WeightsError."""
     path = folder / WEIGHTS_FILE
-    for prefix, module in (("semantic_encoder.model.", tower), ("pixel_encoder.", pixel_encoder)):
+    for prefix, module in ((VISION_PREFIX, tower), ("pixel_encoder.", pixel_encoder)):
         tensors = read_parts(path, (prefix,))
         load_strictly(module, {name.removeprefix(prefix): value for name, value in tensors.items()}, where=str(path))
 
@@ -69,23 +75,29 @@ def save_vision(tower: VisionTower, folder: Path) -> None:
 
 def load_vision(folder: Path, device: torch.device | str = "cpu") -> VisionTower:
     """The tower of a folder in fp32. Raises: WeightsError, ConfigError."""
-    where = str(folder / CONFIG_FILE)
-    config = json_config.from_json(VisionConfig, _read_text(folder / CONFIG_FILE), where=where)
     with torch.device("meta"):
-        tower = VisionTower(config)
+        tower = VisionTower(load_vision_config(folder))
     load_strictly(tower, read_tensors(folder / WEIGHTS_FILE), where=str(folder / WEIGHTS_FILE))
     return tower.to(device=device, dtype=torch.float32).eval()
 
 
-def adopt_vision(model: DualViTok, tower: VisionTower) -> None:
-    """Copy a pre-trained tower into a tokenizer, frozen.
+def load_vision_config(folder: Path) -> VisionConfig:
+    """The sizes of a tower's folder. Raises: WeightsError, ConfigError."""
+    path = folder / CONFIG_FILE
+    return json_config.from_json(VisionConfig, _read_text(path), where=str(path))
 
-    Raises: WeightsError if the tokenizer was configured for another tower.
-    """
-    if tower.config != model.config.vision:
+
+def check_vision(model: DualViTok, tower: VisionConfig) -> None:
+    """Raises: WeightsError if the tokenizer was configured for another tower."""
+    if tower != model.config.vision:
         raise WeightsError(
-            f"vision tower: found {tower.config}, expected {model.config.vision}; use one vision configuration for both"
+            f"vision tower: found {tower}, expected {model.config.vision}; use one vision configuration for both"
         )
+
+
+def adopt_vision(model: DualViTok, tower: VisionTower) -> None:
+    """Copy a pre-trained tower into a tokenizer, frozen. Raises: WeightsError: see `check_vision`."""
+    check_vision(model, tower.config)
     model.semantic_encoder.model.load_state_dict(tower.state_dict(), strict=True)
     model.semantic_encoder.model.requires_grad_(False)
 

@@ -19,6 +19,7 @@ from models.dualvitok.config import DualViTokConfig
 from models.dualvitok.model import Codebooks, Codes
 from models.dualvitok.weights import load_codebooks
 from models.recompute import recompute
+from models.strict_weights import check_strictly
 from orchestrator.errors import PrecheckError
 from stages.node_data import READ_AHEAD_STEPS
 from stages.programs.decoder_config import DECODER_IMAGES, DecoderTask, TrainDecoderConfig
@@ -27,8 +28,8 @@ from stages.programs.image_costs import decoder_facts, step_flops
 from stages.programs.image_data import indexed_batches
 from stages.programs.index_config import IndexImagesConfig, validation_split
 from stages.programs.token_pairing import check_pairs, pair_tokens
-from stages.training.checkpoints.reader import load_trained_weights
-from stages.training.program import MicroBatch, Pass, PassOutput, micro_batch_seed
+from stages.training.checkpoints.reader import load_trained_weights, open_weights, shapes_of
+from stages.training.program import InitialWeights, MicroBatch, Pass, PassOutput, micro_batch_seed
 
 WEIGHTS = "unet"  # name of the network in a checkpoint
 MAX_OPEN_SHARDS = 64
@@ -95,7 +96,8 @@ class DecoderProgram:
         config = task.config
         self._task, self._device = task, device
         self._images = TokenizedImages(task)
-        decoder = build_decoder(task).to(device).train()
+        decoder, self.initial = decoder_to_train(task, device)
+        decoder.train()
         if task.execution.checkpoint_activations:
             recompute(unet_layers(decoder.unet), selective=task.execution.checkpoint_selective)
         groups = [{"params": list(decoder.unet.parameters()), "lr": config.learning_rate}]
@@ -136,15 +138,28 @@ class DecoderProgram:
         )
 
 
+def decoder_to_train(task: DecoderTask, device: torch.device) -> tuple[DiffusionDecoder, InitialWeights | None]:
+    """The decoder before training. The network of one to continue from is on the meta device, with its files.
+
+    Names and shapes of those files are compared with the network; of its tensors nothing is read.
+    Raises: WeightsError: they differ. PrecheckError: as `build_decoder`.
+    """
+    if task.start is None:
+        return build_decoder(task).to(device), None
+    decoder, folder = weights.load_without_network(task.start), task.start / "unet"
+    _check_same(decoder, task)
+    initial = open_weights(dict.fromkeys(weights.part_files(folder), ""), WEIGHTS)
+    check_strictly(decoder.unet, shapes_of(initial, WEIGHTS), where=str(folder))
+    if decoder.vae is not None:
+        decoder.vae.to(device)
+    return decoder, initial
+
+
 def build_decoder(task: DecoderTask) -> DiffusionDecoder:
     """The decoder before training: the one to continue from, the widened base model, or a new one."""
     if task.start is not None:
         decoder = weights.load(task.start)
-        if decoder.config != task.config.model:
-            raise PrecheckError(
-                f"train_decoder: config.model differs from the decoder to continue from ({task.start}); "
-                "give the same sizes"
-            )
+        _check_same(decoder, task)
         return decoder
     torch.manual_seed(task.config.loop.seed)
     if task.config.base_model_id:
@@ -153,6 +168,13 @@ def build_decoder(task: DecoderTask) -> DiffusionDecoder:
     if task.config.even_cells_at_start:
         start_with_even_cells(decoder.unet, task.config.model.cell_px)
     return decoder
+
+
+def _check_same(decoder: DiffusionDecoder, task: DecoderTask) -> None:
+    if decoder.config != task.config.model:
+        raise PrecheckError(
+            f"train_decoder: config.model differs from the decoder to continue from ({task.start}); give the same sizes"
+        )
 
 
 def check_config(config: TrainDecoderConfig, inputs: Mapping[str, Any]) -> None:

@@ -46,7 +46,7 @@ from stages.programs.mllm_config import MllmExecution, MllmTask, TrainMllmConfig
 from stages.programs.mllm_cost import mllm_facts
 from stages.programs.sample_data import SampleData, index_metrics, make_index, open_index, rendering_of
 from stages.programs.token_pairing import check_pairs, pair_tokens
-from stages.training.checkpoints.reader import load_trained_weights, open_weights, weight_name
+from stages.training.checkpoints.reader import load_trained_weights, open_weights, shapes_of
 from stages.training.program import InitialWeights, MicroBatch, Original, Pass, PassOutput, Sum, micro_batch_seed
 from stages.training.strategies.mesh import check_sequence_workers
 
@@ -247,8 +247,8 @@ def model_to_train(task: MllmTask) -> tuple[UnifiedMllm, InitialWeights | None]:
     if task.start is None:
         return build_mllm(task), None
     path = task.start / weights.WEIGHTS_FILE
-    initial, prefix = open_weights(path, WEIGHTS), weight_name(WEIGHTS, "")
-    shapes = {name.removeprefix(prefix): shape for name, shape in initial.shapes.items()}
+    initial = open_weights({path: ""}, WEIGHTS)
+    shapes = shapes_of(initial, WEIGHTS)
     model = empty_model(_config_to_continue(task), with_vision=any(name.startswith("vision.") for name in shapes))
     check_strictly(model, shapes, where=str(path))
     return model, initial

@@ -15,6 +15,7 @@ from models.dualvitok.model import DualViTok
 from models.dualvitok.perceptual import Lpips, load_lpips
 from models.dualvitok.pixel import start_as_plain_norms
 from models.recompute import recompute
+from models.strict_weights import check_strictly
 from orchestrator.errors import PrecheckError
 from stages.node_data import READ_AHEAD_STEPS
 from stages.programs.held_out_rows import HeldOutImages
@@ -22,8 +23,8 @@ from stages.programs.image_costs import step_flops, tokenizer_facts
 from stages.programs.image_data import indexed_batches
 from stages.programs.index_config import validation_split
 from stages.programs.tokenizer_config import TOKENIZER_IMAGES, TokenizerTask, TrainTokenizerConfig
-from stages.training.checkpoints.reader import has_weights, load_trained_weights
-from stages.training.program import MicroBatch, Pass, PassOutput, Sum, micro_batch_seed
+from stages.training.checkpoints.reader import has_weights, load_trained_weights, open_weights, shapes_of
+from stages.training.program import InitialWeights, MicroBatch, Pass, PassOutput, Sum, micro_batch_seed
 
 GENERATOR, DISCRIMINATOR = "tokenizer", "discriminator"  # names in a checkpoint
 
@@ -103,7 +104,8 @@ class TokenizerProgram:
         config = task.config
         self._task, self._config, self._device = task, config, device
         self._batches = tokenizer_batches(task)
-        model = build_tokenizer(task).to(device).train()
+        model, self.initial = tokenizer_to_train(task)
+        model = (model if self.initial else model.to(device)).train()
         if task.execution.checkpoint_activations:
             recompute(model.layers(), selective=task.execution.checkpoint_selective)
         discriminator = PatchGan(config.discriminator).to(device)
@@ -166,19 +168,45 @@ class TokenizerProgram:
         return MicroBatch(data=images_BCYX, weight=len(batch.samples), seed=seed, samples=sample_names(batch))
 
 
+def tokenizer_to_train(task: TokenizerTask) -> tuple[DualViTok, InitialWeights | None]:
+    """The model before training. One to continue from is on the meta device, with the files from which to fill it.
+
+    Names and shapes of those files are compared with the model; of their tensors nothing is read.
+    Raises: WeightsError: they differ. PrecheckError: as `build_tokenizer`.
+    """
+    if task.start is None:
+        return build_tokenizer(task), None
+    model = weights.empty_model(weights.load_config(task.start))
+    _check_same(model, task)
+    path, files = task.start / weights.WEIGHTS_FILE, dict[Path, str]()
+    files[path] = ""
+    check_strictly(model, shapes_of(open_weights(files, GENERATOR), GENERATOR), where=str(path))
+    if task.vision is not None:
+        weights.check_vision(model, weights.load_vision_config(task.vision))
+        tower, path = model.semantic_encoder.model, task.vision / weights.WEIGHTS_FILE
+        check_strictly(tower, shapes_of(open_weights({path: ""}, GENERATOR), GENERATOR), where=str(path))
+        files[path] = weights.VISION_PREFIX
+        tower.requires_grad_(False)
+    return model, open_weights(files, GENERATOR)
+
+
 def build_tokenizer(task: TokenizerTask) -> DualViTok:
     """The model before training: the one to continue from or a new one, with the weights of the pre-trained tower."""
     model = weights.load(task.start) if task.start is not None else DualViTok(task.config.model)
     if task.start is None and task.config.plain_norms_at_start:
         start_as_plain_norms(model)
+    _check_same(model, task)
+    if task.vision is not None:
+        weights.adopt_vision(model, weights.load_vision(task.vision))
+    return model
+
+
+def _check_same(model: DualViTok, task: TokenizerTask) -> None:
     if model.config != task.config.model:
         raise PrecheckError(
             f"train_tokenizer: config.model differs from the tokenizer to continue from ({task.start}); "
             "give the same sizes"
         )
-    if task.vision is not None:
-        weights.adopt_vision(model, weights.load_vision(task.vision))
-    return model
 
 
 def check_config(config: TrainTokenizerConfig) -> None:

@@ -177,7 +177,7 @@ class InitialWeights(Protocol):
 
 
 def initial_of(program: TrainingProgram) -> InitialWeights | None:
-    """Where the weights of a program come from whose modules are on the meta device; None if it has filled them itself.
+    """Where the weights come from that a program has left on the meta device; None if it has filled all itself.
 
     Then each worker reads only what it holds of them. A program says so by an attribute `initial`.
     """

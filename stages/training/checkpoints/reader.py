@@ -142,21 +142,29 @@ def _open_former(folder: Path, state: Mapping[str, Any], parameters: ParameterNa
     return _Blocks(blocks=blocks, shapes={name: found[0].extent for name, found in blocks.items()}, frozen={})
 
 
-def open_weights(path: Path, module: str) -> CheckpointReader:
-    """The tensors of a safetensors file as the weights of a module. Only the header is read.
+def open_weights(files: Mapping[Path, str], module: str) -> CheckpointReader:
+    """The tensors of safetensors files as the weights of a module. Only the headers are read.
 
-    Raises: WeightsError: it is no safetensors file.
+    `files`: of each, what its names lack of those of the module. Of two tensors of one name, that of the later counts.
+    Raises: WeightsError: one is no safetensors file.
     """
     blocks, shapes = dict[str, list[_Block]](), dict[str, Shape]()
-    try:
-        entries = _entries(path)
-    except ValueError as error:
-        raise WeightsError(f"{error}; expected the weights of a finished training") from error
-    for key, fields in entries:
-        name, shape = weight_name(module, key), tuple(fields["shape"])
-        shapes[name] = shape
-        blocks[name] = [_Block(file=path, key=key, offset=(0,) * len(shape), extent=shape)]
+    for path, prefix in files.items():
+        try:
+            entries = _entries(path)
+        except ValueError as error:
+            raise WeightsError(f"{error}; expected the weights of a finished training") from error
+        for key, fields in entries:
+            name, shape = weight_name(module, prefix + key), tuple(fields["shape"])
+            shapes[name] = shape
+            blocks[name] = [_Block(file=path, key=key, offset=(0,) * len(shape), extent=shape)]
     return _Blocks(blocks=blocks, shapes=shapes, frozen={})
+
+
+def shapes_of(reader: CheckpointReader, module: str) -> dict[str, Shape]:
+    """The shapes of the weights of a module, by the names of its state dict."""
+    prefix = weight_name(module, "")
+    return {name.removeprefix(prefix): shape for name, shape in reader.shapes.items() if name.startswith(prefix)}
 
 
 def _entries(path: Path) -> list[tuple[str, Any]]:

@@ -13,7 +13,7 @@ from stages.training.config import LoopConfig, TrainingExecution
 from stages.training.program import MicroBatch, Pass, PassOutput, TrainingProgram, initial_of
 from stages.training.strategies.averages import Averages, average_name
 from stages.training.strategies.deepspeed_engine import gradient_norm, make_engine, prepare_process
-from stages.training.strategies.initial import fill_weights, materialize
+from stages.training.strategies.initial import fill_weights, materialize, names_on_meta
 from stages.training.strategies.optimizers import PassOptimizer, slots_by_pass
 from stages.training.strategies.tensor_outputs import TensorsOut
 from stages.training.strategies.weights import frozen_weights
@@ -32,8 +32,9 @@ class DeepSpeedStrategy:
         self._worker = worker
         self._frozen = dict(frozen_weights(program, worker).digests)
         if (initial := initial_of(program)) is not None:  # its engines divide whole modules
+            unread = names_on_meta(program)
             materialize([each.module for each in program.passes], worker.device)
-            fill_weights(program, initial)
+            fill_weights(program, initial, unread)
         prepare_process(worker)
         self._optimizers = {each.name: PassOptimizer(each) for each in program.passes}
         self._modules = {each.name: TensorsOut(each.module) for each in program.passes}

@@ -12,12 +12,19 @@ from stages.training.strategies.weights import live_weights
 HALVED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)  # autocast rounds their weights to bf16 wherever they are used
 
 
+def names_on_meta(program: TrainingProgram) -> set[str]:
+    """The weights that a program left to be read. To be asked before its modules are spread."""
+    return {name for name, tensor in live_weights(program.weights).items() if tensor.is_meta}
+
+
 def materialize(roots: Iterable[nn.Module], device: torch.device) -> None:
     """Give modules of the meta device memory, whose content is undefined. Buffers that have values keep them.
 
-    A sharded module is passed as its root, and only gets memory for its shards.
+    A sharded module is passed as its root, and only gets memory for its shards. Modules that have values keep them.
     """
     for root in roots:
+        if not any(parameter.is_meta for parameter in root.parameters()):
+            continue
         buffers = [
             (owner, name, buffer)
             for owner in root.modules()
@@ -29,10 +36,10 @@ def materialize(roots: Iterable[nn.Module], device: torch.device) -> None:
             setattr(owner, name, buffer.to(device))
 
 
-def fill_weights(program: TrainingProgram, initial: InitialWeights, *, without: Collection[str] = ()) -> None:
-    """Read this worker's block of each weight, but those named `without`, which are read from elsewhere."""
+def fill_weights(program: TrainingProgram, initial: InitialWeights, names: Collection[str]) -> None:
+    """Read this worker's block of each of the named weights."""
     for name, tensor in live_weights(program.weights).items():
-        if name not in without:
+        if name in names:
             fill(tensor, initial, name)
 
 

@@ -21,7 +21,7 @@ from stages.training.config import LoopConfig
 from stages.training.program import MicroBatch, Pass, PassOutput, TrainingProgram, initial_of
 from stages.training.strategies.averages import Averages, average_name
 from stages.training.strategies.blocks import fill, local_block, sharded_slice
-from stages.training.strategies.initial import fill_weights, halve_frozen, materialize
+from stages.training.strategies.initial import fill_weights, halve_frozen, materialize, names_on_meta
 from stages.training.strategies.optimizers import PassOptimizer, slots_by_pass
 from stages.training.strategies.weights import buffer_names, frozen_weights, live_weights
 
@@ -71,10 +71,11 @@ class TorchStrategy:
         self._optimizers = {each.name: PassOptimizer(each) for each in program.passes}
         if loop.precision == "bf16":
             halve_frozen(program, self._frozen)
+        unread = names_on_meta(program)
         roots = [wrapping.shard(each) for each in program.passes]
         if (initial := initial_of(program)) is not None:
             materialize(roots, worker.device)
-            fill_weights(program, initial, without=saved)
+            fill_weights(program, initial, unread.difference(saved))
         self._modules = {each.name: wrapping.wrap(each) for each in program.passes}
         for optimizer in self._optimizers.values():
             optimizer.build(loop.optimizer)

@@ -34,7 +34,7 @@ def frozen_weights(program: TrainingProgram, worker: WorkerRank) -> FrozenWeight
     owners = share_out({name: tensor.numel() for name, tensor in found.items()}, worker.world_size)
     initial = initial_of(program)
     own = {
-        name: tensor_digest(tensor if initial is None else _read(initial, name, tensor))
+        name: tensor_digest(_read(initial, name, tensor) if initial is not None and tensor.is_meta else tensor)
         for name, tensor in found.items()
         if owners[name] == worker.rank
     }

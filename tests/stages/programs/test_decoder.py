@@ -5,18 +5,24 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from data_pipelines.tokens.token_shards import TokenizerIdentity, TokenShard
+from models.diffusion import weights
 from models.diffusion.config import DecoderConfig
 from models.diffusion.unet import predict
 from models.dualvitok import weights as tokenizer_weights
 from models.dualvitok.model import DualViTok
+from models.strict_weights import WeightsError
 from stages.programs.decoder import DecoderProgram, build_decoder
 from stages.programs.decoder_config import DECODER_IMAGES, DecoderTask, TrainDecoderConfig
 from stages.programs.image_data import make_index
-from stages.training.config import LoopConfig
+from stages.training.checkpoints import reader
+from stages.training.config import LoopConfig, TrainingExecution
+from stages.training.strategies.choice import make_strategy
 from tests.data_pipelines.conftest import Wanted, write_dataset, write_tokens
 from tests.data_pipelines.tiny_run import DECODER, TOKENIZER
+from tests.stages.training.test_loop import single_worker
 
 SAMPLES = [
     Wanted(task="generation", turns=(f"Generate {{resolution_tag}} {n}\n", "<image>"), anchors=((32, 32),))
@@ -104,6 +110,30 @@ def test_the_pixels_of_a_cell_begin_equal_where_the_config_says_so(tmp_path: Pat
     torch.testing.assert_close(images, blocks)
     assert len(set(images[0, :, 0, 0].tolist())) == 3  # colours still differ
     assert not torch.equal(folded, uneven)
+
+
+def test_a_decoder_to_continue_from_is_filled_from_its_files(
+    tmp_path: Path, tokenizer: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task, _ = decoder_task(tmp_path, tokenizer, without=0)
+    weights.save(build_decoder(task), tmp_path / "start")
+    continued = replace(task, start=tmp_path / "start")
+    program = DecoderProgram(continued, torch.device("cpu"))
+    assert all(tensor.is_meta for tensor in program.weights["unet"].state_dict().values())
+    make_strategy(program, task.config.loop, TrainingExecution(), single_worker())
+    found = program.weights["unet"].state_dict()
+    assert all(torch.equal(found[name], tensor) for name, tensor in build_decoder(continued).unet.state_dict().items())
+
+    [path] = weights.part_files(tmp_path / "start/unet")
+    tensors = load_file(path)
+    save_file({name: value for name, value in tensors.items() if "conv_in" not in name}, path)
+
+    def no_byte_is_read(*_arguments: object, **_named: object) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr(reader, "safe_open", no_byte_is_read)
+    with pytest.raises(WeightsError, match=r"start/unet: does not fit .*\n.*missing: 2"):
+        DecoderProgram(continued, torch.device("cpu"))
 
 
 def test_cells_begin_equal_in_pixel_space_only() -> None:

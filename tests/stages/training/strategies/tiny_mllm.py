@@ -41,7 +41,7 @@ class TinyMllm:
     def __init__(self, task: TinyTask, device: torch.device = CPU) -> None:
         self._task, self.sequence_workers = task, task.sequence_workers
         self._group = sequence_group(task.sequence_workers) if task.sequence_workers > 1 else None
-        self.initial = open_weights(Path(task.start) / WEIGHTS_FILE, "mllm") if task.start else None
+        self.initial = open_weights({Path(task.start) / WEIGHTS_FILE: ""}, "mllm") if task.start else None
         self.model = empty_model(CONFIG, with_vision=True) if task.start else new_model(task.seed).to(device)
         self.model.train()
         if task.backend:
