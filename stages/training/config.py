@@ -130,6 +130,8 @@ class TrainingExecution(Execution):
     cpu_offload: bool = False  # deepspeed: optimizer states, and their step, in host memory
     # Folder on the own disk of each node, for a copy of each worker's part of the newest checkpoint; "": none.
     local_checkpoints: str = ""
+    # The same on the disk of another node, from which a worker on a new node gets it that takes a lost one's place.
+    peer_checkpoints: bool = False
 
     def __post_init__(self) -> None:
         if self.keep_checkpoints < 1:
@@ -137,6 +139,10 @@ class TrainingExecution(Execution):
         if self.local_checkpoints and not self.local_checkpoints.startswith("/"):
             raise ValueError(
                 f"local_checkpoints: {self.local_checkpoints!r} depends on where a worker starts; give an absolute path"
+            )
+        if self.peer_checkpoints and not self.local_checkpoints:
+            raise ValueError(
+                "peer_checkpoints: true without local_checkpoints, the folder in which a node keeps copies"
             )
         if self.shard_workers < 0:
             raise ValueError(f"shard_workers: {self.shard_workers} is less than 0")

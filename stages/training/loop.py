@@ -6,7 +6,6 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, astuple, dataclass, fields, replace
-from pathlib import Path
 from typing import Protocol
 
 import torch
@@ -19,6 +18,7 @@ from orchestrator.stage import Checkpoint, Checkpoints, RetryPolicy
 from stages.training.agreement import WorkerRank, agree_on_checkpoint, check_alike, gather_texts
 from stages.training.checkpoints.local_copies import LocalCopies
 from stages.training.checkpoints.pace import CheckpointPace
+from stages.training.checkpoints.peer_copies import nearest_folder, peer_copies
 from stages.training.checkpoints.progress import Progress, Skip, read_progress
 from stages.training.checkpoints.saver import CheckpointSaver
 from stages.training.config import LoopConfig, TrainingExecution
@@ -137,7 +137,8 @@ def _train(
     if worker.world_size > 1:
         facts = _facts(program, loop, checkpoint, progress)
         check_alike({**facts, "execution": asdict(execution)}, worker)
-    folder = _nearest(checkpoint, copies)
+    peers = peer_copies(copies, execution, worker)
+    folder = nearest_folder(checkpoint, copies, peers)
     strategy = make_strategy(program, loop, execution, worker, checkpoint=folder)
     if checkpoint is not None:
         logger.info("continuing from the checkpoint of step %d", progress.step)
@@ -167,6 +168,7 @@ def _train(
         window=loop.skip_window,
         frozen=strategy.frozen,
         copies=copies,
+        peers=peers,
     ) as saver:
         while step < loop.steps:
             asked_at = time.monotonic()
@@ -209,15 +211,6 @@ def _train(
             if agreed.stop or leave:
                 break
     return step
-
-
-def _nearest(checkpoint: Checkpoint | None, copies: LocalCopies | None) -> Path | None:
-    """The folder to read a checkpoint from: with this worker's copy on its node's disk, where there is one."""
-    if copies is not None:
-        copies.delete_forgotten()
-    if checkpoint is None or copies is None:
-        return None if checkpoint is None else checkpoint.path
-    return copies.folder_of(checkpoint)
 
 
 def _facts(

@@ -108,7 +108,8 @@ def test_what_cannot_change_a_result_makes_nothing_again(override: str) -> None:
         ("stages.vision.execution.keep_checkpoints=0", "keep_checkpoints: 0 is less than 1"),
         (
             "stages.vision.execution.keep=0",
-            "unknown key; expected one of: cpu_offload, keep_checkpoints, local_checkpoints, shard_workers, strategy, ",
+            "unknown key; expected one of: cpu_offload, keep_checkpoints, local_checkpoints, peer_checkpoints, "
+            "shard_workers, strategy, ",
         ),
         ("stages.ingested.execution.keep_checkpoints=3", "unknown key; none is expected here"),
     ],

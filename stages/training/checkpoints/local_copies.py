@@ -7,7 +7,7 @@ wrong with one is logged, and the store is read.
 import logging
 import shutil
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from orchestrator.backends.objects import file_digest
@@ -17,6 +17,12 @@ logger = logging.getLogger(__name__)
 
 FORGOTTEN_S = 7 * 24 * 3600.0  # after which copies of another training, which nobody continued here, are deleted
 VIEW = "as-read"  # folder of links to the files that are read
+RANK = "rank-"  # begins the name of a worker's folder
+
+
+def worker_file(rank: int) -> str:
+    """The name of a worker's file in a checkpoint."""
+    return f"worker-{rank:05d}.safetensors"
 
 
 class LocalCopies:
@@ -24,7 +30,22 @@ class LocalCopies:
 
     def __init__(self, training: Path, rank: int) -> None:
         """`training`: folder of this training on the node's disk; those beside it belong to others."""
-        self._training, self._folder = training, training / f"rank-{rank:05d}"
+        self._training, self._folder = training, training / f"{RANK}{rank:05d}"
+        self.kept_for: Sequence[int] = ()  # other workers, whose copies are kept on this disk too
+
+    def of_rank(self, rank: int) -> "LocalCopies":
+        """Those of another worker on the same disk."""
+        return LocalCopies(self._training, rank)
+
+    def find(self, checkpoint: Checkpoint, name: str) -> Path | None:
+        """A copy of a file of a checkpoint whose bytes are those that were committed."""
+        [sha256] = (entry.sha256 for entry in checkpoint.files if entry.path == name)
+        return self._of_step(checkpoint.step) / name if self._is_sound(checkpoint.step, name, sha256) else None
+
+    def find_any(self, checkpoint: Checkpoint, name: str) -> Path | None:
+        """The same among those of all workers on this disk."""
+        ranks = (int(folder.name.removeprefix(RANK)) for folder in sorted(self._training.glob(f"{RANK}*")))
+        return next((path for rank in ranks if (path := self.of_rank(rank).find(checkpoint, name))), None)
 
     def delete_forgotten(self) -> None:
         """Delete copies of trainings that have not been continued here for a week."""
@@ -49,9 +70,10 @@ class LocalCopies:
 
     def keep_only(self, step: int) -> None:
         """Delete the copies of other steps, once the checkpoint of this one is committed."""
-        for folder in self._folder.glob("*"):
-            if folder != self._of_step(step):
-                shutil.rmtree(folder, ignore_errors=True)
+        for copies in (self, *map(self.of_rank, self.kept_for)):
+            for folder in copies._folder.glob("*"):
+                if folder != copies._of_step(step):
+                    shutil.rmtree(folder, ignore_errors=True)
 
     def folder_of(self, checkpoint: Checkpoint) -> Path:
         """A folder with the files of a checkpoint: this worker's copy where it is sound, else those of the store."""
@@ -75,7 +97,8 @@ class LocalCopies:
 
     def delete(self) -> None:
         """After the last step nothing is continued."""
-        shutil.rmtree(self._folder, ignore_errors=True)
+        for copies in (self, *map(self.of_rank, self.kept_for)):
+            shutil.rmtree(copies._folder, ignore_errors=True)
 
     def _of_step(self, step: int) -> Path:
         return self._folder / f"{step:012d}"

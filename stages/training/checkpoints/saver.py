@@ -19,7 +19,8 @@ from orchestrator.errors import StoreError
 from orchestrator.stage import Checkpoints
 from stages.training.agreement import WorkerRank, gather_texts
 from stages.training.checkpoints.host_copies import HostCopies
-from stages.training.checkpoints.local_copies import LocalCopies
+from stages.training.checkpoints.local_copies import LocalCopies, worker_file
+from stages.training.checkpoints.peer_copies import PeerCopies
 from stages.training.checkpoints.progress import PROGRESS_FILE, Progress
 from stages.training.checkpoints.reader import FORMAT
 from stages.training.checkpoints.slices import TensorSlice, slice_file
@@ -46,8 +47,9 @@ class CheckpointSaver:
         window: int,
         frozen: Mapping[str, str] = MappingProxyType({}),
         copies: LocalCopies | None = None,
+        peers: PeerCopies | None = None,
     ) -> None:
-        self._local = copies
+        self._local, self._peers = copies, peers
         self._checkpoints, self._worker, self._keep, self._window = checkpoints, worker, keep, window
         self.best_step: int | None = None  # its checkpoint is kept as well
         self._frozen = dict(frozen)
@@ -105,6 +107,8 @@ class CheckpointSaver:
         began = time.monotonic()
         while not self._has_written(slices, progress, facts):
             logger.info("checkpoint of step %d: an attempt that was aborted came first; writing again", progress.step)
+        if self._peers is not None:
+            self._peers.exchange(progress.step, slice_file(slices) if slices else None)
         if self._local is not None:
             self._local.keep_only(progress.step)
         if self._worker.rank == 0:  # a non-finite loss goes back to the one before its window
@@ -135,7 +139,7 @@ class CheckpointSaver:
     def _write_own(self, step: int, draft: str, slices: Sequence[TensorSlice]) -> str:
         if not slices:
             return json.dumps({"files": [], "tensors": []})
-        file, name = slice_file(slices), f"worker-{self._worker.rank:05d}.safetensors"
+        file, name = slice_file(slices), worker_file(self._worker.rank)
         entry = self._checkpoints.write_part(step, draft, name, file.chunks, file.size)
         if entry.bytes != file.size:
             raise StoreError(f"checkpoint of step {step}: {entry.bytes} bytes of {name} were written, not {file.size}")

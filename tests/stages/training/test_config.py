@@ -57,6 +57,7 @@ def test_a_schedule_that_cannot_be_met_is_refused(change: dict[str, Any], messag
     ("settings", "message"),
     [
         ({"shard_workers": 8}, "shard_workers: 8 with strategy ddp; only fsdp2 has a mesh"),
+        ({"peer_checkpoints": True}, "peer_checkpoints: true without local_checkpoints, the folder"),
         ({"local_checkpoints": "copies"}, "local_checkpoints: 'copies' depends on where .* give an absolute path"),
         ({"zero_stage": 2}, "zero_stage: 2 with strategy ddp; only deepspeed has it"),
         ({"strategy": "fsdp2", "cpu_offload": True}, "cpu_offload: true with strategy fsdp2; only deepspeed has it"),
