@@ -69,6 +69,11 @@ class MllmExecution(RecomputingExecution, LoadingGuards):
         LoadingGuards.__post_init__(self)
         if self.sequence_workers < 1:
             raise ValueError(f"sequence_workers: {self.sequence_workers} is less than 1")
+        if self.sequence_workers > 1 and self.watch.validate_beside:
+            raise ValueError(
+                f"sequence_workers: {self.sequence_workers} with watch.validate_beside, which has one; "
+                "set validate_beside: false"
+            )
         if self.compile_layers and self.checkpoint_selective:
             raise ValueError(
                 f"compile_layers: {self.compile_layers} with checkpoint_selective: of a compiled layer nothing is "

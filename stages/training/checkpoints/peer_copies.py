@@ -6,8 +6,10 @@ only save time: one counts if its bytes have the digest that the committed check
 
 import json
 import logging
+import platform
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -17,7 +19,6 @@ from stages.training.agreement import WorkerRank, gather_texts
 from stages.training.checkpoints.local_copies import LocalCopies, worker_file
 from stages.training.checkpoints.slices import CHUNK_BYTES, SliceFile
 from stages.training.config import TrainingExecution
-from stages.training.watching.node_proof import node_name
 
 logger = logging.getLogger(__name__)
 
@@ -71,7 +72,8 @@ class PeerCopies:
             for size in sizes:
                 buffer = torch.empty(size, dtype=torch.uint8)
                 dist.recv(buffer, src=source, group=self._group)
-                yield memoryview(buffer.numpy())
+                array: Any = buffer.numpy()
+                yield memoryview(array)
 
         chunks = received()
         copies.write(step, name, lambda: chunks)
@@ -86,7 +88,7 @@ def peer_copies(copies: LocalCopies | None, execution: TrainingExecution, worker
     """As `execution` asks for them. Called by all workers at once."""
     if copies is None or not execution.peer_checkpoints or worker.world_size == 1:
         return None
-    return PeerCopies(copies, worker, gather_texts(node_name(), worker))
+    return PeerCopies(copies, worker, gather_texts(platform.node(), worker))
 
 
 def nearest_folder(checkpoint: Checkpoint | None, copies: LocalCopies | None, peers: PeerCopies | None) -> Path | None:
@@ -133,7 +135,9 @@ def transfers(wanted: Sequence[str], holders: Sequence[set[str]]) -> list[tuple[
 def _sent(chunk: bytes | memoryview, target: int, group: dist.ProcessGroup) -> tuple[dist.Work, torch.Tensor]:
     """The sending, and the memory that it needs until it is done."""
     data = torch.frombuffer(bytearray(chunk) if isinstance(chunk, bytes) else chunk, dtype=torch.uint8)
-    return dist.isend(data, dst=target, group=group), data
+    work = dist.isend(data, dst=target, group=group)
+    assert work is not None, "this worker is of the group"
+    return work, data
 
 
 def _lengths(size: int) -> list[int]:

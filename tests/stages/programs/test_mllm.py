@@ -111,6 +111,8 @@ def test_rows_that_workers_cannot_share_are_refused_before_the_data_are_read(tas
     with pytest.raises(PrecheckError, match=r"4 does not divide the 2 attention heads; set it to 2"):
         run_stage(TRAIN_MLLM, CONFIG, context)
     assert not (context.scratch / "index").exists()
+    with pytest.raises(ValueError, match=r"sequence_workers: 2 with watch\.validate_beside, which has one; set"):
+        MllmExecution(sequence_workers=2, watch=WatchSettings(validate_every=2, validate_beside=True))
 
 
 @pytest.fixture(scope="module")

@@ -49,7 +49,7 @@ TABLE = [
         Training(name=f"{phase}, {name}", phase=phase, execution=execution, workers=workers, sequence_workers=shared)
         for phase, name, execution, workers, shared in (
             ("stage3", "ddp on 2 that share rows", DDP, 2, 2),
-            ("stage3", "hsdp on 2 x 2, pairs share rows", HSDP, 4, 2),
+            ("stage3", "fsdp2 on 4, pairs share rows", FSDP2, 4, 2),
             ("stage2", "fsdp2 on 4 that share rows", FSDP2, 4, 4),
         )
     ),
