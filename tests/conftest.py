@@ -11,8 +11,17 @@ from tests.end_to_end.desk import TINY, Desk
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
-hypothesis.settings.register_profile("suite", deadline=None)  # what takes longer on a busy machine is not wrong
+# What takes longer on a busy machine is not wrong.
+hypothesis.settings.register_profile("suite", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.load_profile("suite")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("gpu"):
+        import torch  # not for the tests that do without it
+
+        if not torch.cuda.is_available():
+            pytest.skip("torch sees no GPU here; on a machine with one: python -m pytest -m gpu")
 
 
 @pytest.fixture(scope="session", autouse=True)
