@@ -19,6 +19,7 @@ from stages import STAGE_KINDS
 from tests.end_to_end.desk import KINDS, TINY, Desk
 from tests.orchestrator.reference.test_outputs import check_output
 from tests.orchestrator.sinks.test_openlineage_sink import problems
+from tests.stages.training.watching.test_spike_report import REPORT
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 
@@ -39,6 +40,12 @@ MADE_FROM_CURATED = [
 TRAINED = {"train_vision", "train_tokenizer", "train_mllm", "train_decoder"}
 ALL = [*DATA, *MADE_FROM_CURATED]
 
+FIGURES = {  # of every training, on its page in MLflow
+    "steps_per_s", "weight_per_s", "mfu", "memory_gib", "data_wait_s", "checkpoint_stall_s", "data_steps_skipped",
+    "workers/own_step_s_median", "workers/own_step_s_slowest", "workers/slowest", "workers/data_wait_s_most",
+    "workers/memory_gib_most", "system/cpu_utilization_percentage", "system/system_memory_usage_megabytes",
+    "system/disk_usage_percentage",
+}  # fmt: skip
 
 LABELS = ("measure", "judge", "emit")
 
@@ -167,6 +174,21 @@ def test_the_run_tree_is_in_mlflow(finished: Desk, status: Any) -> None:
     assert [point.step for point in losses] == list(range(1, len(losses) + 1))
     assert len(losses) == int(trained.data.params["loop.steps"])
 
+    for stage, name in (
+        ("vision", "contrast"),
+        ("tokenizer", "generator"),
+        ("mllm_1", "language"),
+        ("decoder", "denoising"),
+    ):
+        found = runs[f"{stage} 1"].data.metrics.keys()
+        expected = (
+            {f"{name}/{metric}" for metric in ("loss", "grad_norm", "lr")} | {f"validation/{name}/loss"} | FIGURES
+        )
+        assert expected <= found, (stage, expected - found)
+    language = runs["mllm_1 1"].data.metrics.keys()
+    assert {"padding_share", "tokens_per_s", "language/text_loss"} <= language
+    assert len([name for name in language if name.startswith("language/loss_of/")]) == 2
+
     version = client.get_model_version_by_alias("illume-tiny", "smallest")
     assert version.run_id == runs["exported 1"].info.run_id
     assert (Path(unquote(urlsplit(version.source).path)) / "mllm").is_dir()
@@ -204,7 +226,7 @@ def test_only_checkpoints_of_finished_training_can_be_deleted(finished: Desk) ->
     assert not any((finished.folder / ".illume" / "scratch").rglob("*"))
 
 
-def test_a_sample_is_traced_to_its_tokens_steps_and_models(finished: Desk) -> None:
+def test_a_sample_is_traced_to_its_tokens_steps_and_models(finished: Desk, tmp_path: Path) -> None:
     """The steps are computed from the order of the data; tests of the order compare them with a replay."""
     name = "generation-train-000001"
     trace = finished.illume("trace", name, "--near", "0", "--json").data
@@ -216,6 +238,10 @@ def test_a_sample_is_traced_to_its_tokens_steps_and_models(finished: Desk) -> No
     assert all(0 <= step < 200 for step in steps["vision"])
     assert trace["saw"] == ["vision", "tokenizer", "mllm_1", "decoder", "exported"]  # all come from the tower
     assert "models that saw it: none" in finished.illume("trace", "no-such-sample").out
+    (tmp_path / "spike.json").write_text(json.dumps(REPORT | {"samples": [REPORT["samples"][0] | {"samples": [name]}]}))
+    shown = finished.illume("trace", str(tmp_path), "--near", "0").out
+    assert shown.startswith(REPORT["message"])
+    assert "1 of 1 question answered" in shown
 
 
 def test_the_audit_counts_every_line_of_the_generated_shapes(finished: Desk, tmp_path: Path) -> None:
