@@ -163,6 +163,7 @@ TABLE = (
         signals=(raises(PrecheckError("stages.one.config.value: found 13, expected another number")),),
         budget="once",
         says="trying again would not help",
+        exit_code=2,  # as nothing was made before
     ),
     Row(
         failure=FailureClass.CONTROLLER_LOST,  # as reported by a job; the loss of this driver itself is tested below

@@ -17,7 +17,10 @@ from tests.stages.training.workers.test_evaluation import settings_of
 pytestmark = pytest.mark.ray
 
 
-def test_a_task_evaluates_the_newest_checkpoint_or_says_why_not(tmp_path: Path) -> None:
+def test_a_task_evaluates_the_newest_checkpoint_or_says_why_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[4]))  # the program is one of the tests
     values = values_of(train(tmp_path / "trained", ToyTask(), SETTINGS))
     with closing(Cluster(LocalRay(cpus=1))) as cluster:
         cluster.connect()

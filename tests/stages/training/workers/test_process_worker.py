@@ -27,10 +27,10 @@ def test_a_worker_whose_driver_is_gone_ends_in_the_middle_of_a_step(tmp_path: Pa
     ) as worker:
         there.close()
         here.send((settings, 0, 1))
-        told = [here.recv(), here.recv()]
-        if [kind for kind, _ in told] != ["notice", "steps"]:
+        told = [here.recv(), here.recv(), here.recv()]
+        if [kind for kind, _ in told] != ["notice", "notice", "steps"]:
             worker.kill()
-        assert told[1] == ("steps", (0, [(0, {})])), told
+        assert told[2] == ("steps", (0, [(0, {})])), told
         while not (tmp_path / "steps").exists():
             assert psutil.pid_exists(worker.pid)
         here.close()
