@@ -6,7 +6,7 @@ marked slow; the workers of the undisturbed run are plain processes.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -64,16 +64,19 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Story:
 
         return ready
 
-    def kill_driver(stage_id: str, ready: Callable[[], bool]) -> None:
-        with desk.start("run", *COMMAND) as driver:
+    # Each process that tokenizes waits when it has recorded its first shards.
+    held = replace(desk, environment={**desk.environment, "ILLUME_FAILPOINTS": "shard.commit=delay:3"})
+
+    def kill_driver(stage_id: str, ready: Callable[[], bool], start: Desk = desk) -> None:
+        with start.start("run", *COMMAND) as driver:
             driver.wait_until(ready)
             driver.kill()
         killed_in[stage_id] = snapshot(desk)
 
     kill_driver("curated", is_between("curate", 3, CURATE_SHARDS))
     kill_driver("vision", lambda: len(desk.checkpoints("train_vision")) >= 2)
-    kill_driver("tokens", is_between("tokenize_images", 2, TOKEN_SHARDS))
-    with desk.start("run", *COMMAND) as driver:
+    kill_driver("tokens", is_between("tokenize_images", 2, TOKEN_SHARDS), held)
+    with held.start("run", *COMMAND) as driver:
         made = len(desk.shard_records("tokenize_images"))
         driver.wait_until(is_between("tokenize_images", made + 1, TOKEN_SHARDS))
         driver.kill_one("ShardHost")
