@@ -1,7 +1,7 @@
 """Optimizers and learning-rate schedules by name, and moving averages."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -72,11 +72,17 @@ class LowPrecisionAdam(torch.optim.Optimizer):
         super().__init__(list(groups), {"lr": 0.0, "betas": betas, "eps": eps, "weight_decay": weight_decay})
 
     @torch.no_grad()
-    def step(self, closure: None = None) -> None:  # type: ignore[override]  # torch also takes a closure, unused here
+    def step(self, closure: Callable[[], float] | None = None) -> Any:
+        """`closure`: computes loss and gradients again, as for the optimizers of torch; its loss is returned."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
         for group in self.param_groups:
             for parameter in group["params"]:
                 if parameter.grad is not None:
                     self._update(parameter, parameter.grad.float(), group)
+        return loss
 
     def _update(self, parameter: torch.Tensor, gradient: torch.Tensor, group: Mapping[str, Any]) -> None:
         rate, decay, (first, second) = group["lr"], group["weight_decay"], group["betas"]

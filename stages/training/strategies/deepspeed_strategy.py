@@ -33,7 +33,7 @@ class DeepSpeedStrategy:
         self._frozen = dict(frozen_weights(program, worker).digests)
         if (initial := initial_of(program)) is not None:  # its engines divide whole modules
             unread = names_on_meta(program)
-            materialize([each.module for each in program.passes], worker.device)
+            materialize([training_pass.module for training_pass in program.passes], worker.device)
             fill_weights(program, initial, unread)
         prepare_process(worker)
         self._optimizers = {each.name: PassOptimizer(each) for each in program.passes}

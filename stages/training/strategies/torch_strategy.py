@@ -72,7 +72,7 @@ class TorchStrategy:
         if loop.precision == "bf16":
             halve_frozen(program, self._frozen)
         unread = names_on_meta(program)
-        roots = [wrapping.shard(each) for each in program.passes]
+        roots = [wrapping.shard(training_pass) for training_pass in program.passes]
         if (initial := initial_of(program)) is not None:
             materialize(roots, worker.device)
             fill_weights(program, initial, unread.difference(saved))

@@ -1,14 +1,16 @@
+from typing import Any
+
 import pytest
 
 from clusters.planner.measured import PEAK_SHARE, STALL, of_attempts
 from orchestrator.history.measured import MeasuredAttempt
 
-H100 = {"workers": 64, "strategy": "fsdp2", "device": "NVIDIA H100 80GB HBM3", "peak_tflops": 1000.0}
+H100: dict[str, Any] = {"workers": 64, "strategy": "fsdp2", "device": "NVIDIA H100 80GB HBM3", "peak_tflops": 1000.0}
 
 
-def attempt(run_id: str, share: float, *, stall_s: float | None = None, **fields: object) -> MeasuredAttempt:
+def attempt(run_id: str, share: float, *, stall_s: float | None = None, **fields: Any) -> MeasuredAttempt:
     metrics = {PEAK_SHARE: share, **({} if stall_s is None else {STALL: stall_s})}
-    return MeasuredAttempt(run_id=run_id, metrics=metrics, fields={**H100, **fields})  # type: ignore[dict-item]
+    return MeasuredAttempt(run_id=run_id, metrics=metrics, fields={**H100, **fields})
 
 
 def test_attempts_on_the_same_accelerator_are_counted_together() -> None:

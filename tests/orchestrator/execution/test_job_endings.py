@@ -161,11 +161,12 @@ def test_the_reason_of_a_stop_is_waited_for_until_the_cluster_has_ended_the_job(
     put_outcome(job, JobOutcome(stopped="SIGTERM"))
     assert job._follow() == JobOutcome(stopped="SIGTERM")
     assert len(endless.asked) == 5 + 2  # one poll that finds it, five for the reason, one more
-    asked_to = followed(Head(answers=[RUNNING]), tmp_path / "asked")
+    head = Head(answers=[RUNNING])
+    asked_to = followed(head, tmp_path / "asked")
     asked_to._is_asked_to_stop = True  # the reason is known
     put_outcome(asked_to, JobOutcome(stopped="told to stop"))
     assert asked_to._follow() == JobOutcome(stopped="told to stop")
-    assert len(asked_to.jobs.asked) == 2  # type: ignore[attr-defined]  # the double
+    assert len(head.asked) == 2
 
 
 def test_an_outcome_other_than_a_stop_needs_no_word_of_the_cluster(tmp_path: Path) -> None:
@@ -278,10 +279,11 @@ def test_a_driver_that_only_detaches_asks_no_job_to_stop_though_nobody_knows_whe
 
 @pytest.mark.parametrize("before", [None, 10])
 def test_a_checkpoint_of_a_lost_job_is_progress_if_it_is_newer_than_those_before(
-    before: int | None, tmp_path: Path
+    before: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job = followed(Head(), tmp_path)
-    job.request.planned.spec = SimpleNamespace(kind=SimpleNamespace(name="tokenize"))  # type: ignore[misc,assignment]
+    kind = SimpleNamespace(name="tokenize")
+    monkeypatch.setattr(job.request.planned, "spec", SimpleNamespace(kind=kind), raising=False)
     (tmp_path / "weights").mkdir()
     (tmp_path / "weights/file").write_bytes(b"w")
     checkpoints = StoredCheckpoints(
@@ -307,10 +309,11 @@ def test_the_words_of_a_stage_driver_name_attempt_epoch_and_what_to_avoid() -> N
 
 
 def test_a_failure_of_the_job_is_raised_with_its_class(tmp_path: Path) -> None:
-    job = followed(Head(answers=[JobInfo(state=JobState.FAILED, message="")]), tmp_path)
+    head = Head(answers=[JobInfo(state=JobState.FAILED, message="")])
+    job = followed(head, tmp_path)
     put_outcome(job, JobOutcome(failure=report_of(classified(FailureClass.NUMERIC, "loss nan")), progressed=True))
     with pytest.raises(Exception, match="loss nan") as raised:
         job.run(lambda: None)
     assert classify(raised.value) is FailureClass.NUMERIC
     assert job.progressed()
-    assert job.jobs.submitted == []  # type: ignore[attr-defined]  # the double: what has an outcome is not submitted
+    assert head.submitted == []  # what has an outcome is not submitted

@@ -278,7 +278,7 @@ def test_an_error_that_cannot_print_itself_says_nothing() -> None:
 
 def test_failures_of_ranks_count_only_where_they_are_listed_by_rank() -> None:
     odd = RuntimeError("Socket Timeout")
-    odd.worker_failures = [MemoryError()]  # type: ignore[attr-defined]  # of another library
+    vars(odd)["worker_failures"] = [MemoryError()]  # as an error of another library has it
     assert classify(odd) is FailureClass.INFRA_TRANSIENT
 
 

@@ -150,10 +150,12 @@ def test_a_worker_is_behind_if_it_is_more_than_a_step_behind_and_has_begun(
     assert (f"worker 1 ({newest})" in monitor.suspected) == is_named
 
 
-def test_a_group_that_waits_says_so_once_and_is_not_suspected_meanwhile(tmp_path: Path) -> None:
+def test_a_group_that_waits_says_so_once_and_is_not_suspected_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     workers, clock, context = Workers(), Clock(), context_of(tmp_path)
     workers.processes, known = {}, workers.processes
-    workers.waiting_for = lambda: "2 GPUs"  # type: ignore[method-assign]  # a double
+    monkeypatch.setattr(workers, "waiting_for", lambda: "2 GPUs")
     monitor = monitor_of(workers, context, clock)
     for clock.now in (0.0, 600.0, 2000.0):
         monitor.poll()

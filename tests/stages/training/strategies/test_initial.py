@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -72,7 +73,7 @@ def work(rank: int, folder: str, start: str, results: Any) -> None:
         counts["start" if str(self.blocks[name][0].file).startswith(start) else "checkpoint"] += found.nbytes
         return found
 
-    reader._Blocks.read = counting  # type: ignore[method-assign]  # in this process alone
+    patch.object(reader._Blocks, "read", counting).start()  # in this process alone
     worker = WorkerRank(rank=rank, world_size=2, device=torch.device("cpu"))
     losses, parts = list[float](), list[dict[str, int]]()
     for stop_after in (0, -1):
