@@ -64,8 +64,9 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Story:
 
         return ready
 
-    # Each process that tokenizes waits when it has recorded its first shards.
-    held = replace(desk, environment={**desk.environment, "ILLUME_FAILPOINTS": "shard.commit=delay:3"})
+    def after_its_first_shard(action: str) -> Desk:
+        """A worker does so when its first shard is recorded; else all of them are within a moment."""
+        return replace(desk, environment={**desk.environment, "ILLUME_FAILPOINTS": f"shard.commit={action}"})
 
     def kill_driver(stage_id: str, ready: Callable[[], bool], start: Desk = desk) -> None:
         with start.start("run", *COMMAND) as driver:
@@ -75,8 +76,11 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Story:
 
     kill_driver("curated", is_between("curate", 3, CURATE_SHARDS))
     kill_driver("vision", lambda: len(desk.checkpoints("train_vision")) >= 2)
-    kill_driver("tokens", is_between("tokenize_images", 2, TOKEN_SHARDS), held)
-    with held.start("run", *COMMAND) as driver:
+    for recorded in (1, 2):
+        kill_driver(
+            "tokens", is_between("tokenize_images", recorded, TOKEN_SHARDS), after_its_first_shard("hold:nothing")
+        )
+    with after_its_first_shard("delay:3").start("run", *COMMAND) as driver:
         made = len(desk.shard_records("tokenize_images"))
         driver.wait_until(is_between("tokenize_images", made + 1, TOKEN_SHARDS))
         driver.kill_one("ShardHost")
@@ -103,7 +107,7 @@ def test_every_artifact_has_the_bytes_of_an_undisturbed_run(story: Story, finish
 
 def test_the_same_command_continues_the_same_run(story: Story) -> None:
     runs = story.desk.illume("status", "--json").data["runs"]
-    assert [(run["state"], run["epoch"]) for run in runs] == [("SUCCEEDED", 4)]
+    assert [(run["state"], run["epoch"]) for run in runs] == [("SUCCEEDED", 5)]
     assert "continuing run" in story.last_words
 
 
@@ -124,7 +128,7 @@ def test_the_killed_driver_shows_as_lost_attempts(story: Story) -> None:
     assert story.ends("curated") == ["2 LOST", "2 COMMITTED"]
     assert story.ends("vision") == ["3 LOST", "3 COMMITTED"]
     assert story.ends("tokenizer") == ["3 COMMITTED"]
-    assert story.ends("tokens") == ["4 LOST", "4 COMMITTED"]
+    assert story.ends("tokens") == ["4 LOST", "5 LOST", "5 COMMITTED"]
 
 
 @pytest.mark.parametrize(
@@ -158,13 +162,13 @@ def test_a_killed_tokenizing_worker_costs_the_shard_in_flight(story: Story) -> N
     lost = [event["fields"] for event in story.of_stage("tokens", "worker_lost")]
     assert len(lost) == 1
     assert lost[0]["failure"] == "node_lost"
-    started = [event["fields"]["pid"] for event in story.of_stage("tokens", "worker_started") if event["epoch"] == 4]
+    started = [event["fields"]["pid"] for event in story.of_stage("tokens", "worker_started") if event["epoch"] == 5]
     assert len(started) == 2
     assert started[0] == lost[0]["pid"]
 
 
 def test_a_killed_training_worker_is_tried_again_from_its_checkpoint(story: Story) -> None:
-    assert story.ends("mllm_1") == ["4 FAILED", "4 COMMITTED"]
+    assert story.ends("mllm_1") == ["5 FAILED", "5 COMMITTED"]
     failed = next(
         event["fields"] for event in story.of_stage("mllm_1", "attempt_state") if event["fields"]["to"] == "FAILED"
     )
