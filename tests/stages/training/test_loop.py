@@ -89,37 +89,13 @@ def trained(folder: Path) -> dict[str, torch.Tensor]:
 
 
 def test_a_stopped_run_continues_to_the_same_bits(tmp_path: Path) -> None:
-    run_worker(
-        ToyProgram,
-        ToyTask(),
-        LOOP,
-        retry=EVERY_5,
-        checkpoints=checkpoints(tmp_path / "whole"),
-        reporter=Recorder(),
-        worker=single_worker(),
-    )
+    run_alone(ToyProgram, ToyTask(), LOOP, tmp_path / "whole")
     halves = tmp_path / "halves"
     first = Recorder(stop_after=7)
-    run_worker(
-        ToyProgram,
-        ToyTask(),
-        LOOP,
-        retry=EVERY_5,
-        checkpoints=checkpoints(halves),
-        reporter=first,
-        worker=single_worker(),
-    )
+    run_alone(ToyProgram, ToyTask(), LOOP, halves, recorder=first)
     assert first.steps[-1][0] == 8  # the step during which the stop was seen is finished and kept
     second = Recorder()
-    run_worker(
-        ToyProgram,
-        ToyTask(),
-        LOOP,
-        retry=EVERY_5,
-        checkpoints=checkpoints(halves),
-        reporter=second,
-        worker=single_worker(),
-    )
+    run_alone(ToyProgram, ToyTask(), LOOP, halves, recorder=second)
     assert second.first == 8
     found = checkpoints(halves).latest()
     assert found is not None
@@ -131,34 +107,10 @@ def test_a_stopped_run_continues_to_the_same_bits(tmp_path: Path) -> None:
 
 def test_an_average_of_the_weights_is_saved_continued_and_the_result(tmp_path: Path) -> None:
     loop = replace(LOOP, average_decay=0.9)
-    run_worker(
-        ToyProgram,
-        ToyTask(),
-        loop,
-        retry=EVERY_5,
-        checkpoints=checkpoints(tmp_path / "whole"),
-        reporter=Recorder(),
-        worker=single_worker(),
-    )
+    run_alone(ToyProgram, ToyTask(), loop, tmp_path / "whole")
     halves = tmp_path / "halves"
-    run_worker(
-        ToyProgram,
-        ToyTask(),
-        loop,
-        retry=EVERY_5,
-        checkpoints=checkpoints(halves),
-        reporter=Recorder(stop_after=7),
-        worker=single_worker(),
-    )
-    run_worker(
-        ToyProgram,
-        ToyTask(),
-        loop,
-        retry=EVERY_5,
-        checkpoints=checkpoints(halves),
-        reporter=Recorder(),
-        worker=single_worker(),
-    )
+    run_alone(ToyProgram, ToyTask(), loop, halves, recorder=Recorder(stop_after=7))
+    run_alone(ToyProgram, ToyTask(), loop, halves)
     results = []
     for folder in (tmp_path / "whole", halves):
         found = checkpoints(folder).latest()
@@ -167,15 +119,7 @@ def test_an_average_of_the_weights_is_saved_continued_and_the_result(tmp_path: P
         load_trained_weights(found.path, "model", program.model)
         results.append(program.model.state_dict())
     plain = tmp_path / "plain"
-    run_worker(
-        ToyProgram,
-        ToyTask(),
-        LOOP,
-        retry=EVERY_5,
-        checkpoints=checkpoints(plain),
-        reporter=Recorder(),
-        worker=single_worker(),
-    )
+    run_alone(ToyProgram, ToyTask(), LOOP, plain)
     last = trained(plain)
     for name, tensor in results[0].items():
         assert torch.equal(tensor, results[1][name]), name
@@ -203,15 +147,7 @@ def work_on_rank(rank: int, world_size: int, port: int, folder: str) -> None:
 
 
 def test_two_workers_train_what_one_trains(tmp_path: Path, free_port: int) -> None:
-    run_worker(
-        ToyProgram,
-        ToyTask(),
-        ODD,
-        retry=EVERY_5,
-        checkpoints=checkpoints(tmp_path / "one"),
-        reporter=Recorder(),
-        worker=single_worker(),
-    )
+    run_alone(ToyProgram, ToyTask(), ODD, tmp_path / "one")
     context = multiprocessing.get_context("spawn")
     workers = [
         context.Process(target=work_on_rank, args=(rank, 2, free_port, str(tmp_path / "two"))) for rank in range(2)
@@ -230,15 +166,7 @@ def test_a_non_finite_loss_ends_the_attempt_and_keeps_the_last_checkpoint(tmp_pa
     with pytest.raises(
         NumericError, match=r"(?s)step 7, pass fit: loss nan, gradient norm nan at learning rates .*2 windows"
     ):
-        run_worker(
-            ToyProgram,
-            ToyTask(poison_step=7),
-            LOOP,
-            retry=EVERY_5,
-            checkpoints=checkpoints(tmp_path),
-            reporter=Recorder(),
-            worker=single_worker(),
-        )
+        run_alone(ToyProgram, ToyTask(poison_step=7), LOOP, tmp_path)
     found = checkpoints(tmp_path).latest()
     assert found is not None
     assert found.step == 5
@@ -247,15 +175,7 @@ def test_a_non_finite_loss_ends_the_attempt_and_keeps_the_last_checkpoint(tmp_pa
 def test_non_finite_data_are_skipped_and_the_skip_is_saved(tmp_path: Path) -> None:
     """Data steps 5 to 7 are skipped: the run goes back to the checkpoint of step 5 and continues with data step 8."""
     task, recorder = ToyTask(poison_data=(7,)), Recorder()
-    run_worker(
-        ToyProgram,
-        task,
-        LOOP,
-        retry=EVERY_5,
-        checkpoints=checkpoints(tmp_path),
-        reporter=recorder,
-        worker=single_worker(),
-    )
+    run_alone(ToyProgram, task, LOOP, tmp_path, recorder=recorder)
     skipped = [metrics["data_steps_skipped"] for step, metrics in recorder.steps if step > 5]
     assert [step for step, _ in recorder.steps] == [1, 2, 3, 4, 5, 6, 7, 6, 7, 8, 9, 10, 11, 12]
     assert skipped == [0.0, 0.0, *[3.0] * 7]
@@ -269,24 +189,8 @@ def test_non_finite_data_are_skipped_and_the_skip_is_saved(tmp_path: Path) -> No
 def test_a_run_stopped_after_a_skip_continues_to_the_same_bits(tmp_path: Path) -> None:
     task = ToyTask(poison_data=(7,))
     whole, halves = tmp_path / "whole", tmp_path / "halves"
-    run_worker(
-        ToyProgram,
-        task,
-        LOOP,
-        retry=EVERY_5,
-        checkpoints=checkpoints(whole),
-        reporter=Recorder(),
-        worker=single_worker(),
-    )
-    run_worker(
-        ToyProgram,
-        task,
-        LOOP,
-        retry=EVERY_5,
-        checkpoints=checkpoints(halves),
-        reporter=Recorder(stop_after=9),
-        worker=single_worker(),
-    )
+    run_alone(ToyProgram, task, LOOP, whole)
+    run_alone(ToyProgram, task, LOOP, halves, recorder=Recorder(stop_after=9))
     second = Recorder()
     run_worker(
         ToyProgram, task, LOOP, retry=EVERY_5, checkpoints=checkpoints(halves), reporter=second, worker=single_worker()
@@ -303,15 +207,7 @@ def test_when_skipping_does_not_help_the_report_names_samples_and_rates(tmp_path
         r"sample-8-2-1, sample-8-2-2, sample-8-2-3\nData step 8; 2 windows"
     )
     with pytest.raises(NumericError, match=found):
-        run_worker(
-            ToyProgram,
-            task,
-            LOOP,
-            retry=EVERY_5,
-            checkpoints=checkpoints(tmp_path),
-            reporter=Recorder(),
-            worker=single_worker(),
-        )
+        run_alone(ToyProgram, task, LOOP, tmp_path)
 
 
 class SparseProgram(ToyProgram):
@@ -427,15 +323,7 @@ def test_a_training_stopped_before_a_spike_skips_the_same_data(tmp_path: Path) -
     loop = replace(SPIKING, skip_spikes_z=8.0)
     run_alone(SpikingProgram, ToyTask(), loop, tmp_path / "whole")
     first = Recorder(stop_after=22)
-    run_worker(
-        SpikingProgram,
-        ToyTask(),
-        loop,
-        retry=EVERY_5,
-        checkpoints=checkpoints(tmp_path / "halves"),
-        reporter=first,
-        worker=single_worker(),
-    )
+    run_alone(SpikingProgram, ToyTask(), loop, tmp_path / "halves", recorder=first)
     assert first.steps[-1][0] == 23
     run_alone(SpikingProgram, ToyTask(), loop, tmp_path / "halves")
     whole = saved_weights(tmp_path / "whole", ToyProgram(ToyTask()))
@@ -449,15 +337,7 @@ def test_a_worker_that_is_told_to_end_leaves_a_checkpoint_of_the_step(tmp_path: 
             return len(self.steps) >= 7
 
     recorder = Told()
-    run_worker(
-        ToyProgram,
-        ToyTask(),
-        LOOP,
-        retry=EVERY_5,
-        checkpoints=checkpoints(tmp_path),
-        reporter=recorder,
-        worker=single_worker(),
-    )
+    run_alone(ToyProgram, ToyTask(), LOOP, tmp_path, recorder=recorder)
     found = checkpoints(tmp_path).latest()
     assert found is not None
     assert found.step == recorder.steps[-1][0] == 8  # the step that was under way is finished and kept
@@ -481,50 +361,40 @@ def test_every_worker_needs_a_micro_batch(tmp_path: Path) -> None:
 
 
 def test_only_the_newest_checkpoints_are_kept(tmp_path: Path) -> None:
-    run_worker(
-        ToyProgram,
-        ToyTask(),
-        LOOP,
-        retry=EVERY_5,
-        checkpoints=checkpoints(tmp_path),
-        reporter=Recorder(),
-        worker=single_worker(),
-    )
+    run_alone(ToyProgram, ToyTask(), LOOP, tmp_path)
     kept = sorted(int(path.parent.name) for path in tmp_path.rglob("checkpoints/*/COMMIT"))
     assert kept[-DEFAULT_EXECUTION.keep_checkpoints :] == [10, 12]
 
 
 def test_metrics_are_means_over_the_whole_step(tmp_path: Path) -> None:
     recorder = Recorder()
-    run_worker(
-        ToyProgram,
-        ToyTask(),
-        LOOP,
-        retry=EVERY_5,
-        checkpoints=checkpoints(tmp_path),
-        reporter=recorder,
-        worker=single_worker(),
-    )
+    run_alone(ToyProgram, ToyTask(), LOOP, tmp_path, recorder=recorder)
     micro_batches = [ToyProgram(ToyTask()).micro_batch(0, index) for index in range(LOOP.micro_batches_per_step)]
     rows = torch.cat([micro_batch.data[0] for micro_batch in micro_batches])
     assert recorder.steps[0][1]["fit/mean_x"] == pytest.approx(float(rows.mean()), abs=1e-6)
 
 
 def run_alone(
-    program: ProgramClass[ToyTask], task: ToyTask, loop: LoopConfig, folder: Path, retry: RetryPolicy = EVERY_5
+    program: ProgramClass[ToyTask],
+    task: ToyTask,
+    loop: LoopConfig,
+    folder: Path,
+    *,
+    retry: RetryPolicy = EVERY_5,
+    recorder: Recorder | None = None,
 ) -> Recorder:
-    """Train on one worker to the end."""
-    recorder = Recorder()
+    """Train on one worker, to the end unless the recorder stops it."""
+    reporter = recorder or Recorder()
     run_worker(
         program,
         task,
         loop,
         retry=retry,
         checkpoints=checkpoints(folder),
-        reporter=recorder,
+        reporter=reporter,
         worker=single_worker(),
     )
-    return recorder
+    return reporter
 
 
 def saved_weights(folder: Path, program: ToyProgram) -> dict[str, torch.Tensor]:
@@ -635,7 +505,7 @@ def test_the_speed_is_that_of_the_steps_of_this_attempt(tmp_path: Path) -> None:
 def test_the_figures_of_a_step_follow_from_its_moments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a clock of the loop that goes on by a second each time it is read."""
     monkeypatch.setattr(training_loop, "time", SimpleNamespace(monotonic=itertools.count().__next__))
-    recorder = run_alone(ToyProgram, ToyTask(), replace(LOOP, steps=3), tmp_path, RetryPolicy(checkpoint_every=2))
+    recorder = run_alone(ToyProgram, ToyTask(), replace(LOOP, steps=3), tmp_path, retry=RetryPolicy(checkpoint_every=2))
     names = ("data_wait_s", "steps_per_s", "weight_per_s", "checkpoint_stall_s", "data_steps_skipped")
     assert [tuple(metrics.get(name) for name in names) for _, metrics in recorder.steps] == [
         (1, 1 / 3, 18 / 3, None, 0.0),  # 18 samples; waiting, working and counting take a second each
@@ -703,7 +573,7 @@ def test_the_learning_rate_of_each_step_follows_the_schedule(tmp_path: Path) -> 
 
 def test_when_no_skip_is_left_the_checkpoints_before_the_loss_are_kept(tmp_path: Path) -> None:
     with pytest.raises(NumericError, match="2 windows"):
-        run_alone(ToyProgram, ToyTask(poison_step=7), LOOP, tmp_path, RetryPolicy(checkpoint_every=1))
+        run_alone(ToyProgram, ToyTask(poison_step=7), LOOP, tmp_path, retry=RetryPolicy(checkpoint_every=1))
     found = checkpoints(tmp_path).latest()
     assert found is not None
     assert found.step == 7
@@ -720,14 +590,6 @@ def test_the_stall_of_a_checkpoint_is_a_part_of_the_time(tmp_path: Path) -> None
 
 def test_what_the_speed_of_steps_was_measured_on_is_told_once(tmp_path: Path) -> None:
     reporter = Recorder()
-    run_worker(
-        ToyProgram,
-        ToyTask(),
-        LOOP,
-        retry=EVERY_5,
-        checkpoints=checkpoints(tmp_path),
-        reporter=reporter,
-        worker=single_worker(),
-    )
+    run_alone(ToyProgram, ToyTask(), LOOP, tmp_path, recorder=reporter)
     (layout,) = [notice for notice in reporter.notices if notice.kind == LAYOUT]
     assert layout.fields == {"workers": 1, "strategy": "ddp", "device": "cpu", "peak_tflops": 0.0}

@@ -17,7 +17,7 @@ from stages.training.checkpoints.progress import Progress
 from stages.training.loop import StepRequests, _Trainer, run_worker
 from stages.training.program import MicroBatch, Pass, PassOutput
 from stages.training.watching.notices import PREEMPTED
-from tests.stages.training.test_loop import EVERY_5, LOOP, Recorder, checkpoints, run_alone, single_worker
+from tests.stages.training.test_loop import LOOP, Recorder, checkpoints, run_alone, single_worker
 from tests.stages.training.toy import CPU, ToyProgram, ToyTask
 
 
@@ -137,22 +137,14 @@ def test_a_worker_that_is_told_to_end_during_the_last_step_has_left_nothing_undo
             return len(self.steps) >= after
 
     recorder = Told()
-    run_worker(
-        ToyProgram,
-        ToyTask(),
-        LOOP,
-        retry=EVERY_5,
-        checkpoints=checkpoints(tmp_path),
-        reporter=recorder,
-        worker=single_worker(),
-    )
+    run_alone(ToyProgram, ToyTask(), LOOP, tmp_path, recorder=recorder)
     notices = [notice.fields["step"] for notice in recorder.notices if notice.kind == PREEMPTED]
     assert notices == ([11] if after == 10 else [])
     assert recorder.steps[-1][0] == (11 if after == 10 else LOOP.steps)
 
 
 def test_the_interval_of_checkpoints_is_reported_with_what_each_of_them_took(tmp_path: Path) -> None:
-    recorder = run_alone(ToyProgram, ToyTask(pause_s=0.02), LOOP, tmp_path, RetryPolicy(checkpoint_every=2))
+    recorder = run_alone(ToyProgram, ToyTask(pause_s=0.02), LOOP, tmp_path, retry=RetryPolicy(checkpoint_every=2))
     written = [metrics for _, metrics in recorder.steps if "checkpoint_write_s" in metrics]
     assert written
     assert all(metrics["checkpoint_interval_s"] > 0 for metrics in written)
