@@ -385,6 +385,8 @@ class StageKind(Generic[C]):
     preview: Callable[[C], Sequence[str]] | None = None  # lines that a plan shows: what is read from outside, and how
     needs: Callable[[C], Mapping[str, str]] | None = None  # config field -> path that must exist when a run starts
     precheck: Callable[[C, Mapping[str, Any]], None] | None = None  # (config, inputs' configs by slot): PrecheckError
+    # (config, execution, resources): PrecheckError, if they cannot go together on any machine
+    precheck_execution: Callable[[C, Any, Resources], None] | None = None
     model_version: Callable[[C], "ModelVersion"] | None = None  # what the output is registered as, once committed
     deterministic: bool = True  # the same fingerprint gives the same bytes
     # All metrics that `run` may return; one that it does not return counts as 0. Empty: known only after a run.

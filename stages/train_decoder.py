@@ -13,6 +13,7 @@ from stages.programs.decoder_config import DECODER_IMAGES, DecoderTask, TrainDec
 from stages.programs.index_use import check_index_config
 from stages.training.config import RecomputingExecution, TrainingExecution, split_micro_batches
 from stages.training.metrics import LOOP_METRICS, amount_text, pass_metrics
+from stages.training.precheck import precheck_execution
 
 
 def needs(config: TrainDecoderConfig) -> Mapping[str, str]:
@@ -111,6 +112,7 @@ TRAIN_DECODER = StageKind(
     learned=Learned(exposures=exposures),
     needs=needs,
     precheck=precheck,
+    precheck_execution=precheck_execution,
     metrics=METRICS,
     headline=headline,
     cost=cost,

@@ -7,7 +7,7 @@ from typing import Any
 
 from orchestrator.cost import ConfigTree, CostFacts
 from orchestrator.learning import Exposures, Learned, Samples, Training
-from orchestrator.stage import Preparation, Slot, StageContext, StageKind
+from orchestrator.stage import Preparation, Resources, Slot, StageContext, StageKind
 from stages.index_samples import INDEX_SAMPLES, INDEX_SLOT
 from stages.node_data import DATASETS, TOKENS, open_inputs
 from stages.programs.index_config import IndexSamplesExecution, samples_index_config
@@ -15,6 +15,7 @@ from stages.programs.index_use import INDEX, check_index_config, given_index
 from stages.programs.mllm_config import MllmExecution, MllmTask, TrainMllmConfig
 from stages.training.config import split_micro_batches
 from stages.training.metrics import LOOP_METRICS, amount_text, pass_metrics
+from stages.training.precheck import precheck_execution
 
 
 def index_execution(execution: MllmExecution) -> IndexSamplesExecution:
@@ -30,6 +31,19 @@ def precheck(config: TrainMllmConfig, inputs: Mapping[str, Any]) -> None:
 
     check_config(config, inputs)
     check_index_config("train_mllm", inputs, samples_index_config(config.data))
+
+
+def precheck_rows_and_layout(config: TrainMllmConfig, execution: MllmExecution, resources: Resources) -> None:
+    """Raises: PrecheckError: see `check_layout` and `check_sequence_workers`; heads of another model are not known."""
+    from stages.training.strategies.mesh import check_sequence_workers
+
+    precheck_execution(config, execution, resources)
+    check_sequence_workers(
+        execution.sequence_workers,
+        workers=(resources.workers, resources.min_workers or resources.workers),
+        num_heads=config.text.num_heads if config.text else 0,
+        row_tokens=config.data.row_tokens,
+    )
 
 
 def run(config: TrainMllmConfig, context: StageContext) -> Mapping[str, float]:
@@ -161,6 +175,7 @@ TRAIN_MLLM = StageKind(
     renamed_metrics={"left_out/": "dropped/"},
     needs=needs,
     precheck=precheck,
+    precheck_execution=precheck_rows_and_layout,
     metrics=METRICS,
     headline=headline,
     cost=cost,

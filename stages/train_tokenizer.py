@@ -14,6 +14,7 @@ from stages.programs.index_use import check_index_config
 from stages.programs.tokenizer_config import TOKENIZER_IMAGES, TokenizerTask, TrainTokenizerConfig
 from stages.training.config import RecomputingExecution, TrainingExecution, split_micro_batches
 from stages.training.metrics import LOOP_METRICS, amount_text, pass_metrics
+from stages.training.precheck import precheck_execution
 
 
 def needs(config: TrainTokenizerConfig) -> Mapping[str, str]:
@@ -128,6 +129,7 @@ TRAIN_TOKENIZER = StageKind(
     learned=Learned(exposures=exposures),
     needs=needs,
     precheck=precheck,
+    precheck_execution=precheck_execution,
     metrics=METRICS,
     headline=headline,
     cost=cost,

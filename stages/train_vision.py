@@ -12,6 +12,7 @@ from stages.programs.index_use import check_index_config
 from stages.programs.vision_config import TrainVisionConfig, VisionTask, vision_images
 from stages.training.config import TrainingExecution
 from stages.training.metrics import LOOP_METRICS, amount_text, pass_metrics
+from stages.training.precheck import precheck_execution
 
 if TYPE_CHECKING:
     from data_pipelines.training_data.image_batches import ImageBatches
@@ -87,6 +88,7 @@ TRAIN_VISION = StageKind(
     inputs={"datasets": DATASETS, "index": INDEX_SLOT},
     preparations={"index": Preparation(kind=INDEX_IMAGES, config=vision_images, inputs=("datasets",))},
     precheck=precheck,
+    precheck_execution=precheck_execution,
     output="vision@1",
     metrics=METRICS,
     headline=headline,

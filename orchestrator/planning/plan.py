@@ -146,7 +146,7 @@ def _estimate_s(
 def run_prechecks(plan: Plan) -> None:
     """Call the `precheck` of every stage that runs with its configuration and those of its inputs by slot.
 
-    A slot with `many` is given as a tuple of configurations, any other as its only one.
+    A slot with `many` is given as a tuple of configurations, any other as its only one. And its `precheck_execution`.
 
     Raises:
         PrecheckError: a stage cannot work as configured. Nothing has run.
@@ -157,6 +157,11 @@ def run_prechecks(plan: Plan) -> None:
         if check is not None:
             inputs = {slot: tuple(configs[name] for name in ids) for slot, ids in stage.spec.inputs.items()}
             check(stage.spec.config, {slot: found if slots[slot].many else found[0] for slot, found in inputs.items()})
+        if (check_execution := stage.spec.kind.precheck_execution) is not None:
+            try:
+                check_execution(stage.spec.config, stage.spec.execution, stage.spec.resources)
+            except PrecheckError as error:
+                raise PrecheckError(f"stages.{stage.id}: {error}") from None
 
 
 def check_needs(plan: Plan) -> None:

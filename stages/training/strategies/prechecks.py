@@ -21,6 +21,15 @@ def check_strategy(
     execution: TrainingExecution, resources: Resources, program_class: object, optimizer: OptimizerConfig = DEFAULT
 ) -> None:
     """Raises: PrecheckError, with the smallest change that would work."""
+    check_layout(execution, resources, optimizer)
+    if execution.strategy == "deepspeed":
+        check_package()
+    if execution.zero_stage == 3:
+        check_units(unit_types_of(program_class))
+
+
+def check_layout(execution: TrainingExecution, resources: Resources, optimizer: OptimizerConfig) -> None:
+    """What follows from the recipe alone, on whatever machine it is. Raises: as `check_strategy`."""
     for workers in {resources.workers, resources.min_workers or resources.workers}:
         check_mesh(workers, execution.shard_workers)
     if optimizer.name == "muon" and execution.strategy != "ddp":
@@ -28,15 +37,11 @@ def check_strategy(
             f"loop.optimizer.name: muon with execution.strategy: {execution.strategy}, which divides matrices that it "
             "needs whole; set strategy: ddp, or name: adamw"
         )
-    if execution.strategy == "deepspeed":
-        check_package()
-        if optimizer.states != "fp32":
-            raise PrecheckError(
-                f"loop.optimizer.states: {optimizer.states} with execution.strategy: deepspeed, which keeps its states "
-                "in fp32; set strategy: fsdp2, which divides them among the workers too"
-            )
-    if execution.zero_stage == 3:
-        check_units(unit_types_of(program_class))
+    if execution.strategy == "deepspeed" and optimizer.states != "fp32":
+        raise PrecheckError(
+            f"loop.optimizer.states: {optimizer.states} with execution.strategy: deepspeed, which keeps its states "
+            "in fp32; set strategy: fsdp2, which divides them among the workers too"
+        )
 
 
 def check_package(name: str = "deepspeed") -> None:

@@ -425,6 +425,20 @@ def test_prechecks_see_the_configurations_of_inputs_by_slot(world: World) -> Non
     assert seen == [{"first": (Config(lr=1.0),), "second": Config(lr=2e-5)}]
 
 
+def test_prechecks_of_execution_see_it_with_the_resources_and_name_the_stage(world: World) -> None:
+    def check(config: Config, execution: object, resources: Resources) -> None:
+        if resources.workers == 3:
+            raise PrecheckError(f"{config.lr} {type(execution).__name__} on 3 workers")
+
+    kind = replace(KIND, precheck_execution=check)
+    two, three = (
+        replace(spec(f"on_{workers}", config=Config(lr=7.0 + workers), kind=kind), resources=Resources(workers=workers))
+        for workers in (2, 3)
+    )
+    with pytest.raises(PrecheckError, match=r"^stages\.on_3: 10\.0 Execution on 3 workers$"):
+        run_prechecks(world.plan(Recipe(name="both", stages=(two, three))))
+
+
 def random_recipe(rng: random.Random) -> Recipe:
     names = [f"s{number}" for number in range(rng.randrange(1, 8))]
     stages = []
